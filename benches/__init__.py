@@ -1,0 +1,1 @@
+"""Models and benchmarks; peers are measured in the same process."""

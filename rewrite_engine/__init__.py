@@ -1,0 +1,46 @@
+"""Declarative pattern rewriting for torch.fx and torch.export graphs.
+
+Importing the package does not import torch; the first use of `engine`, `load` or
+`loads` does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rewrite_engine.errors import Diagnostic, GraphError, RewriteError, RuleError
+
+if TYPE_CHECKING:
+    from rewrite_engine import engine
+    from rewrite_engine.engine import apply, find, load, loads
+    from rewrite_engine.ruleset import RuleSet
+
+__all__ = [
+    "Diagnostic",
+    "GraphError",
+    "RewriteError",
+    "RuleError",
+    "RuleSet",
+    "apply",
+    "engine",
+    "find",
+    "load",
+    "loads",
+]
+
+_HOMES = {
+    "RuleSet": "rewrite_engine.ruleset",
+    "apply": "rewrite_engine.engine",
+    "find": "rewrite_engine.engine",
+    "load": "rewrite_engine.engine",
+    "loads": "rewrite_engine.engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "engine":
+        return import_module("rewrite_engine.engine")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rewrite_engine' has no attribute '{name}'")

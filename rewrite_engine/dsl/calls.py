@@ -1,0 +1,166 @@
+"""Whether a call fits the schema of what it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+from typing import Literal as OneOf
+
+import attrs
+
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.checked import Operator
+from rewrite_engine.dsl.scopes import Scope, did_you_mean
+from rewrite_engine.errors import Note
+from rewrite_engine.signatures import REQUIRED, Parameter, Signature
+from rewrite_engine.source import Span
+
+OperandKind = OneOf["value", "literal", "none", "any"]
+"""What an operand is known to be; `none` is the literal `none`."""
+
+_LITERAL_TYPES: Final = frozenset(
+    "bool str int float ScalarType Device Layout MemoryFormat".split()
+)
+
+
+@attrs.frozen
+class _Fault:
+    code: str
+    message: str
+    span: Span
+    hint: str | None = None
+
+
+def fit(scope: Scope, operator: Operator, call: nodes.Call) -> Operator:
+    """The operator with the overload first that takes the operands as written.
+
+    Only overloads of the first spelling's operator are tried: its parameters are what
+    a rule's keywords name. If none fits, the faults are reported.
+    """
+    overloads = _overloads(operator)
+    for signature in overloads:
+        if next(_faults(signature, call), None) is None:
+            return _with_first(operator, signature)
+    for fault in _faults(overloads[0], call):
+        notes = (Note(f"the schema is {schema_text(overloads[0])}"),)
+        scope.report(
+            fault.code, fault.message, fault.span, notes=notes, hint=fault.hint
+        )
+    return operator
+
+
+def check_kind(
+    scope: Scope,
+    operators: Iterable[Operator],
+    key: int | str,
+    kind: OperandKind,
+    span: Span,
+) -> None:
+    """Report an operand that no spelling of an operator takes.
+
+    `operators` holds the operator of every family row.
+    """
+    for operator in operators:
+        spellings = operator.spellings
+        found = [(s, p) for s in spellings if (p := s.parameter(key)) is not None]
+        if not found or any(_takes(s, p, kind) for s, p in found):
+            continue
+        signature, parameter = found[0]
+        what = "a graph value" if kind == "value" else "a literal"
+        wanted = f"`{parameter.name}` of `{signature.path}` is `{parameter.type}`"
+        notes = (Note(f"the schema is {schema_text(signature)}"),)
+        hint = "`$name` stands for a literal" if kind == "value" else None
+        message = f"{wanted}, and this is {what}"
+        scope.report("E305", message, span, notes=notes, hint=hint)
+        return
+
+
+def takes_none(operator: Operator, key: int | str) -> bool:
+    """Whether a parameter may be absent in the schema of some spelling."""
+    parameters = (s.parameter(key) for s in operator.spellings)
+    return any(p is not None and p.type.endswith("?") for p in parameters)
+
+
+def schema_text(signature: Signature) -> str:
+    """The signature as torch writes schemas: `aten.relu.default(Tensor self)`."""
+    parts: list[str] = []
+    for parameter in signature.parameters:
+        if parameter.keyword_only and "*" not in parts:
+            parts.append("*")
+        parts.append(_parameter_text(parameter))
+    return f"{signature.path}({', '.join(parts)})"
+
+
+def _parameter_text(parameter: Parameter) -> str:
+    text = f"{parameter.type} {parameter.name}".strip()
+    if parameter.default is REQUIRED:
+        return text
+    return f"{text}={parameter.default!r}"
+
+
+def _overloads(operator: Operator) -> list[Signature]:
+    first = _family_name(operator.spellings[0])
+    return [s for s in operator.spellings if _family_name(s) == first]
+
+
+def _family_name(signature: Signature) -> str:
+    if signature.kind == "overload":
+        return signature.path.rpartition(".")[0]
+    return signature.path
+
+
+def _with_first(operator: Operator, signature: Signature) -> Operator:
+    if operator.spellings[0] is signature:
+        return operator
+    others = tuple(s for s in operator.spellings if s is not signature)
+    return attrs.evolve(operator, spellings=(signature, *others))
+
+
+def _faults(signature: Signature, call: nodes.Call) -> Iterator[_Fault]:
+    positional = [p.name for p in signature.parameters if not p.keyword_only]
+    if len(call.args) > len(positional):
+        count = f"{len(positional)} positional operand{'s'[:len(positional) != 1]}"
+        message = f"`{signature.path}` takes {count}, not {len(call.args)}"
+        yield _Fault("E301", message, call.args[len(positional)].span)
+    given = positional[: len(call.args)]
+    for keyword in call.keywords:
+        yield from _keyword_faults(signature, keyword, given)
+        given.append(keyword.name)
+    if call.rest is None:
+        yield from _missing(signature, call, given)
+
+
+def _keyword_faults(
+    signature: Signature, keyword: nodes.Keyword, given: list[str]
+) -> Iterator[_Fault]:
+    span = Span(keyword.span.start, keyword.span.start + len(keyword.name))
+    known = [parameter.name for parameter in signature.parameters]
+    if keyword.name not in known:
+        message = f"`{signature.path}` has no parameter `{keyword.name}`"
+        yield _Fault("E302", message, span, did_you_mean(keyword.name, known))
+    elif keyword.name in given:
+        yield _Fault("E304", f"`{keyword.name}` is given twice", span)
+
+
+def _missing(
+    signature: Signature, call: nodes.Call, given: list[str]
+) -> Iterator[_Fault]:
+    required = [p.name for p in signature.parameters if p.default is REQUIRED]
+    missing = [f"`{name}`" for name in required if name not in given]
+    if missing:
+        message = f"the call of `{signature.path}` lacks {', '.join(missing)}"
+        hint = "`..` stands for all operands that are not mentioned"
+        yield _Fault("E303", message, call.span, hint)
+
+
+def _takes(signature: Signature, parameter: Parameter, kind: OperandKind) -> bool:
+    declared = parameter.type
+    if kind == "any" or declared == "":
+        return True
+    if kind == "value":
+        return declared.rstrip("?").partition("[")[0] not in _LITERAL_TYPES
+    if kind == "none":
+        return declared.endswith("?")
+    # torch wraps a number that takes the place of the second operand of arithmetic.
+    is_arithmetic = signature.parameter("other") is not None
+    return is_arithmetic or not declared.startswith("Tensor")

@@ -1,0 +1,393 @@
+"""A checked rule: every name resolved, every call bound to a schema, macros expanded.
+
+It differs from `nodes` in what is guaranteed: an operator is a list of known
+signatures, a call's operands are keyed by position or by a parameter that exists, a
+name is a graph value or a literal and never both, and every name that is read is bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from typing import Literal as OneOf
+
+import attrs
+
+from rewrite_engine.dsl import nodes
+from rewrite_engine.signatures import Signature
+from rewrite_engine.source import NOWHERE, Source, Span
+
+
+def _span() -> Span:
+    return attrs.field(default=NOWHERE, eq=False, repr=False, kw_only=True)
+
+
+# --- operators ---
+
+
+@attrs.frozen
+class Operator:
+    """One operator and its spellings; the first is the one a right side builds.
+
+    Operand keys of calls refer to the first spelling's signature; other spellings are
+    aligned with it by parameter name, else by position.
+    """
+
+    name: str
+    spellings: tuple[Signature, ...]
+    commutes: tuple[int, ...] = ()
+    """Positions of interchangeable operands, in the first spelling."""
+    when: nodes.Expr | None = None
+    """Condition on parameters (names of the first spelling), e.g. `alpha == 1`."""
+
+
+@attrs.frozen
+class Slot:
+    """The operator parameter of `for (conv, $axis) in Conv`."""
+
+    name: str
+
+
+# --- the left side ---
+
+
+@attrs.frozen
+class Variable:
+    """A graph value: the same name is the same node everywhere in the rule."""
+
+    name: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class LiteralVariable:
+    """A Python literal captured under a name (without its dollar sign)."""
+
+    name: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Anything:
+    """`_`: a graph value, a literal or an absent operand."""
+
+    span: Span = _span()
+
+
+@attrs.frozen
+class TorchConstant:
+    """A dtype, layout or memory format as the value of a literal: `torch.float32`."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@attrs.frozen
+class Literal:
+    """A literal that must be equal, type included except that 1 and 1.0 are equal.
+
+    `value` may be a tuple (a list of literals) or a `TorchConstant`. `1` never equals
+    `true`.
+    """
+
+    value: Any
+    span: Span = _span()
+
+
+@attrs.frozen
+class Items:
+    """A list operand. At most one item is a `Rest`, which takes the others."""
+
+    items: tuple[Term, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class Others:
+    """`*xs` in a list: the remaining items, captured as a list of graph values."""
+
+    name: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Operand:
+    """One argument: its position or parameter name in the canonical signature."""
+
+    key: int | str
+    value: Term
+    span: Span = _span()
+
+
+@attrs.frozen
+class Apply:
+    """A call. Parameters not mentioned must be at their default unless `rest`.
+
+    `optional`: the node may be absent, then its first operand stands for it.
+    """
+
+    operator: Operator | Slot
+    operands: tuple[Operand, ...]
+    rest: bool = False
+    optional: bool = False
+    span: Span = _span()
+
+
+@attrs.frozen
+class Either:
+    """Alternatives, tried in order with full backtracking."""
+
+    options: tuple[Term, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class Maybe:
+    """An operand that may be absent (not given, or `None`)."""
+
+    value: Term
+    span: Span = _span()
+
+
+@attrs.frozen
+class Reference:
+    """The node that a binding of this name matches."""
+
+    name: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Captured:
+    """`N@p`. `hole` is where a macro's first parameter stood, for re-emission.
+
+    `N(v)` on the right copies every node matched inside `value` down to, and not
+    including, `hole`, with `v` in place of what `hole` matched.
+    For an operator capture (`N@relu(x)`) `hole` is None and `N(a, b)` replaces the
+    leading operands of that one node.
+    """
+
+    name: str
+    value: Term
+    hole: Term | None = None
+    span: Span = _span()
+
+
+Term = (
+    Variable
+    | LiteralVariable
+    | Anything
+    | Literal
+    | Items
+    | Others
+    | Apply
+    | Either
+    | Maybe
+    | Reference
+    | Captured
+)
+
+
+@attrs.frozen
+class Binding:
+    """`y = conv(…)` of the left side; `name` also names the node matched by `term`."""
+
+    name: str
+    term: Term
+    span: Span = _span()
+
+
+@attrs.frozen
+class Guard:
+    """A condition, and why a match is refused when it does not hold.
+
+    `expr` is built of `nodes` expressions: comparisons and literal functions over
+    names, `HasType`, `IsConst`, `Matches`, `And`, `Or`, `Not`. `patterns` gives the
+    checked term of each `Matches` by the position of its span.
+    """
+
+    expr: nodes.Expr
+    text: str
+    """The guard as written, on one line."""
+    reason: str | None = None
+    patterns: Mapping[Span, Term] = attrs.field(factory=dict, eq=False)
+    span: Span = _span()
+
+
+# --- the right side ---
+
+
+@attrs.frozen
+class Use:
+    """A value of the left side or an earlier one of the right side.
+
+    `y'`, prime included, is the result of an earlier `y' = …`.
+    """
+
+    name: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Computed:
+    """A literal: an expression over literals and types of matched values."""
+
+    expr: nodes.Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class MakeList:
+    """A list operand of the right side; `*xs` appears as `Spread`."""
+
+    items: tuple[Value, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class Spread:
+    """`*xs` in a list of the right side."""
+
+    name: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Argument:
+    """One argument of a new call, keyed as `Operand`."""
+
+    key: int | str
+    value: Value
+    span: Span = _span()
+
+
+@attrs.frozen
+class Build:
+    """A new call. `rest_of` names the matched node whose other arguments it takes.
+
+    With `rest_of` and the operator of that node, the node's own spelling is built.
+    """
+
+    operator: Operator | Slot
+    arguments: tuple[Argument, ...]
+    rest_of: str | None = None
+    span: Span = _span()
+
+
+@attrs.frozen
+class Reemit:
+    """`N(v)`: what a capture matched, again, with `arguments` as its operands."""
+
+    capture: str
+    arguments: tuple[Value, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class Choose:
+    """`a if b else c`, decided at match time; a bare name in the condition asks
+    whether an optional value is present."""
+
+    condition: nodes.Expr
+    then: Value
+    otherwise: Value
+    span: Span = _span()
+
+
+Value = Use | Computed | MakeList | Spread | Build | Reemit | Choose
+
+
+@attrs.frozen
+class Create:
+    """`name = value` (kind `node`), or a constant computed at rewrite time."""
+
+    kind: OneOf["node", "param", "buffer", "value"]
+    name: str
+    value: Value
+    replaces: bool = False
+    """`name' = value`: the result takes the place of the matched `name`."""
+    span: Span = _span()
+
+
+@attrs.frozen
+class CopyMeta:
+    """Metadata of `source` (all, or the named keys) copied to each of `names`."""
+
+    names: tuple[str, ...]
+    source: str
+    keys: tuple[str, ...] = ()
+    span: Span = _span()
+
+
+# --- rules ---
+
+
+@attrs.frozen
+class FamilyRow:
+    """What the parameters of `for (…) in F` stand for in one row."""
+
+    operator: Operator
+    literals: Mapping[str, Any] = attrs.field(factory=dict)
+    span: Span = _span()
+
+
+@attrs.frozen
+class FamilyUse:
+    """`for (conv, $axis) in Conv`: the slot's name and its rows."""
+
+    slot: str
+    rows: tuple[FamilyRow, ...]
+
+
+@attrs.frozen
+class Rule:
+    """One checked rule.
+
+    `optional` names are graph values or literals that may be absent in a match.
+    `roots` are the bindings that no other binding refers to, in source order.
+    """
+
+    name: str
+    source: Source = attrs.field(eq=False, repr=False)
+    span: Span = attrs.field(eq=False, repr=False)
+    doc: str
+    family: FamilyUse | None
+    bindings: tuple[Binding, ...]
+    roots: tuple[str, ...]
+    guards: tuple[Guard, ...]
+    creates: tuple[Create, ...]
+    meta: tuple[CopyMeta, ...] = ()
+    keep: frozenset[str] = frozenset()
+    erase: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
+    once: bool = False
+    benefit: int | None = None
+    tolerance: float | None = None
+    """0.0 for `exact`; None: by dtype."""
+
+
+@attrs.frozen
+class Test:
+    """A `test` block; its body is checked like a right side."""
+
+    title: str
+    given: tuple[nodes.Given, ...]
+    creates: tuple[Create, ...]
+    returns: tuple[Value, ...]
+    expect: tuple[
+        nodes.ExpectCount | nodes.ExpectEqual | nodes.ExpectRefusal, ...
+    ]
+    source: Source = attrs.field(eq=False, repr=False)
+    span: Span = _span()
+
+    __test__ = False  # pytest must not collect it
+
+
+@attrs.frozen
+class RuleFile:
+    """Every rule and test that one load made available, in source order."""
+
+    rules: tuple[Rule, ...]
+    tests: tuple[Test, ...] = ()

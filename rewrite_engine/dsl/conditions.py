@@ -1,0 +1,348 @@
+"""Guards, conditions and literal arithmetic: what is computed while matching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.functions import (
+    DTYPES,
+    FUNCTIONS,
+    TORCH_CONSTANTS,
+    Function,
+    ParameterKind,
+)
+from rewrite_engine.dsl.presence import Presence
+from rewrite_engine.dsl.scopes import Scope, did_you_mean
+from rewrite_engine.dsl.terms import Entry
+from rewrite_engine.errors import Note
+from rewrite_engine.source import Span
+
+LEFT: Final = frozenset({"variable", "list", "call", "capture"})
+"""Kinds of names that stand for graph values of the left side."""
+
+VALUES: Final = LEFT | {"node", "constant"}
+
+Names = frozenset[str]
+
+
+@attrs.define(eq=False)
+class Environment:
+    """The names that an expression may read.
+
+    `slot` is the operator of the rule's family. Optional names may be read where
+    `present` has them; in guards, which do not hold for what is absent, everywhere.
+    """
+
+    scope: Scope
+    entries: dict[str, Entry]
+    presence: Presence = Presence(frozenset(), {})
+    slot: str | None = None
+    is_guard: bool = False
+    read: set[str] = attrs.field(factory=set)
+
+    def value(self, name: str, span: Span) -> Entry | None:
+        """The entry of a name that must be a graph value; None: reported."""
+        entry = self._entry(name, span, name)
+        if entry is None or entry.kind in VALUES:
+            return entry
+        message = f"{entry.describe()}, and a graph value is needed"
+        hint = f"write `${name}`"
+        self.scope.report("E203", message, span, notes=(entry.note(),), hint=hint)
+        return None
+
+    def literal(self, name: str, span: Span) -> Entry | None:
+        """The entry of a name written `$name`; None: reported."""
+        entry = self._entry(name, span, f"${name}")
+        if entry is None or entry.kind == "literal":
+            return entry
+        hint = f"write `{name}`"
+        notes = (entry.note(),)
+        self.scope.report("E203", entry.describe(), span, notes=notes, hint=hint)
+        return None
+
+    def _entry(self, name: str, span: Span, written: str) -> Entry | None:
+        self.read.add(name)
+        entry = self.entries.get(name)
+        if entry is None:
+            hint = self._hint(name)
+            self.scope.report("E202", f"`{written}` is not bound", span, hint=hint)
+        return entry
+
+    def _hint(self, name: str) -> str | None:
+        if name in DTYPES:
+            return f"the dtype is written `torch.{DTYPES[name]}`"
+        return did_you_mean(name, self.entries)
+
+    def check_present(self, entry: Entry, present: Names, span: Span) -> None:
+        """Report a name that may be absent where it is read."""
+        if self.is_guard or entry.name not in self.presence.optional - present:
+            return
+        sign = "$" if entry.kind == "literal" else ""
+        message = f"`{sign}{entry.name}` may be absent here"
+        hint = f"write `… if {sign}{entry.name} else …`"
+        self.scope.report("E405", message, span, notes=(entry.note(),), hint=hint)
+
+    def present_if(self, condition: nodes.Expr, holds: bool = True) -> Names:
+        """Names that are present when a condition holds, or when it does not."""
+        return self.presence.with_implied(_tested(condition, holds))
+
+
+def check_condition(
+    expr: nodes.Expr, env: Environment, present: Names = frozenset()
+) -> None:
+    """Report what keeps an expression from being a truth value."""
+    match expr:
+        case nodes.And(left, right) | nodes.Or(left, right):
+            # `b and rank(b) == 1` asks for the rank of a `b` that is there.
+            known = env.present_if(left, isinstance(expr, nodes.And))
+            check_condition(left, env, present)
+            check_condition(right, env, present | known)
+        case nodes.Not(value):
+            check_condition(value, env, present)
+        case nodes.Compare(sign, left, right):
+            for side in (left, right):
+                _check_compared(sign, side, env, present)
+        case nodes.HasType(id, type):
+            _check_named(id, expr.span, env, present)
+            check_type(type, env)
+        case nodes.IsConst(id):
+            _check_named(id, expr.span, env, present)
+        case nodes.Matches(id):
+            _check_named(id, expr.span, env, present)
+            if not env.is_guard:
+                message = "`~` stands in `where` only"
+                env.scope.report("E404", message, expr.span)
+        case nodes.LiteralName(id):
+            env.literal(id, expr.span)
+        case nodes.Name(id) if id in env.entries:
+            _check_tested(expr, env)
+        case _:
+            _check_truth(expr, env, present)
+
+
+def check_literal(
+    expr: nodes.Expr, env: Environment, present: Names = frozenset()
+) -> None:
+    """Report what keeps an expression from being computed as a literal."""
+    match expr:
+        case nodes.Constant():
+            return
+        case nodes.LiteralName(id):
+            entry = env.literal(id, expr.span)
+            if entry is not None:
+                env.check_present(entry, present, expr.span)
+        case nodes.Name():
+            _check_name(expr, env)
+        case nodes.ListExpr(items):
+            for item in items:
+                _check_item(item, env, present)
+        case nodes.Infix(_, left, right):
+            check_literal(left, env, present)
+            check_literal(right, env, present)
+        case nodes.Negate(value):
+            check_literal(value, env, present)
+        case nodes.IfElse(then, condition, otherwise):
+            check_condition(condition, env, present)
+            check_literal(then, env, present | env.present_if(condition))
+            check_literal(otherwise, env, present | env.present_if(condition, False))
+        case nodes.Call(callee) if callee.id in FUNCTIONS:
+            _check_function(FUNCTIONS[callee.id], expr, env, present)
+        case nodes.Call(callee) if callee.id.isidentifier():
+            _report_unknown(callee, env)
+        case nodes.Call():
+            message = "the call of an operator is no literal"
+            env.scope.report("E402", message, expr.span)
+        case nodes.StateRead(module, attribute):
+            message = f"`{module}.{attribute}`: module state cannot be read yet"
+            env.scope.report("E901", message, expr.span)
+        case (
+            nodes.Compare()
+            | nodes.And()
+            | nodes.Or()
+            | nodes.Not()
+            | nodes.HasType()
+            | nodes.IsConst()
+            | nodes.Matches()
+        ):
+            check_condition(expr, env, present)
+        case _:
+            message = "this form has no place where a literal is computed"
+            env.scope.report("E407", message, expr.span)
+
+
+def check_type(type_: nodes.TensorType, env: Environment) -> None:
+    """Report unknown dtypes, and dimensions that are bound by nothing."""
+    check_dtypes(type_, env.scope)
+    for dim in type_.shape or ():
+        if isinstance(dim, nodes.LiteralName):
+            env.literal(dim.id, dim.span)
+        elif isinstance(dim, nodes.Star):
+            env.literal(dim.id, dim.span)
+
+
+def check_dtypes(type_: nodes.TensorType, scope: Scope) -> None:
+    """Report unknown dtypes."""
+    for dtype in type_.dtypes:
+        if dtype not in DTYPES:
+            by_torch_name = {long: short for short, long in DTYPES.items()}
+            close = by_torch_name.get(dtype)
+            hint = f"write `{close}`" if close else did_you_mean(dtype, DTYPES)
+            scope.report("E207", f"there is no dtype `{dtype}`", type_.span, hint=hint)
+
+
+def dimensions_bound(guards: tuple[nodes.Expr, ...]) -> Iterator[tuple[str, Span]]:
+    """Literal names that the type tests among guards bind: `$C` of `x: [$C]`.
+
+    Only tests that must hold bind names; those under `or` and `not` compare.
+    """
+    for guard in guards:
+        if isinstance(guard, nodes.And):
+            yield from dimensions_bound((guard.left, guard.right))
+        elif isinstance(guard, nodes.HasType):
+            for dim in guard.type.shape or ():
+                if isinstance(dim, nodes.LiteralName | nodes.Star):
+                    yield dim.id, dim.span
+
+
+def _tested(condition: nodes.Expr, holds: bool) -> Names:
+    match condition:
+        case nodes.Name(id) | nodes.LiteralName(id) if holds:
+            return frozenset({id})
+        case nodes.Not(value):
+            return _tested(value, not holds)
+        case nodes.And(left, right) if holds:
+            return _tested(left, True) | _tested(right, True)
+        case nodes.Or(left, right) if not holds:
+            return _tested(left, False) | _tested(right, False)
+    return frozenset()
+
+
+def _check_named(name: str, span: Span, env: Environment, present: Names) -> None:
+    span = Span(span.start, span.start + len(name))
+    entry = env.value(name, span)
+    if entry is not None:
+        env.check_present(entry, present, span)
+
+
+def _check_tested(expr: nodes.Name, env: Environment) -> None:
+    entry = env.value(expr.id, expr.span)
+    if entry is None or expr.id in env.presence.optional:
+        return
+    message = f"`{expr.id}` is always present, so it is no condition"
+    env.scope.report("E404", message, expr.span, notes=(entry.note(),))
+
+
+def _check_truth(expr: nodes.Expr, env: Environment, present: Names) -> None:
+    function = FUNCTIONS.get(expr.callee.id) if isinstance(expr, nodes.Call) else None
+    is_truth = isinstance(expr, nodes.Constant) and isinstance(expr.value, bool)
+    if not is_truth and not (function and function.is_condition):
+        if isinstance(expr, nodes.Name) or (
+            isinstance(expr, nodes.Call) and function is None
+        ):
+            check_literal(expr, env, present)
+            return
+        message = "this is no condition"
+        hint = "a condition is a comparison, a type, `is const` or a name with `?`"
+        env.scope.report("E404", message, expr.span, hint=hint)
+        return
+    check_literal(expr, env, present)
+
+
+def _check_compared(
+    sign: str, side: nodes.Expr, env: Environment, present: Names
+) -> None:
+    """`a == b` may also ask whether two names are the same graph value."""
+    is_name = isinstance(side, nodes.Name) and side.id in env.entries
+    if is_name and isinstance(side, nodes.Name) and sign in ("==", "!="):
+        _check_named(side.id, side.span, env, present)
+        return
+    check_literal(side, env, present)
+
+
+def _check_name(expr: nodes.Name, env: Environment) -> None:
+    if expr.id in TORCH_CONSTANTS:
+        return
+    if "." in expr.id:
+        hint = did_you_mean(expr.id, TORCH_CONSTANTS)
+        message = f"`{expr.id}` is no constant"
+        env.scope.report("E202", message, expr.span, hint=hint)
+        return
+    entry = env.value(expr.id, expr.span)
+    if entry is not None:
+        message = f"`{expr.id}` is a graph value, and a literal is needed"
+        env.scope.report("E402", message, expr.span, notes=(entry.note(),))
+
+
+def _check_item(item: nodes.Expr, env: Environment, present: Names) -> None:
+    if isinstance(item, nodes.Star):
+        entry = env.literal(item.id, item.span)
+        if entry is not None:
+            env.check_present(entry, present, item.span)
+        return
+    check_literal(item, env, present)
+
+
+# --- functions ---
+
+
+def _check_function(
+    function: Function, call: nodes.Call, env: Environment, present: Names
+) -> None:
+    notes = (Note(f"it is called as {function}"),)
+    if call.keywords or call.rest is not None:
+        message = f"`{function.name}` takes positional operands only"
+        env.scope.report("E302", message, call.span, notes=notes)
+    wanted = len(function.parameters)
+    if len(call.args) < wanted:
+        message = f"`{function.name}` takes {wanted} operands, not {len(call.args)}"
+        env.scope.report("E303", message, call.span, notes=notes)
+    for position, argument in enumerate(call.args):
+        kind = function.parameter(position)
+        if kind is None:
+            message = f"`{function.name}` takes {wanted} operands"
+            env.scope.report("E301", message, argument.span, notes=notes)
+            return
+        _CHECKS[kind](argument, env, present)
+
+
+def _check_value_argument(
+    argument: nodes.Expr, env: Environment, present: Names
+) -> None:
+    if isinstance(argument, nodes.Name) and "." not in argument.id:
+        _check_named(argument.id, argument.span, env, present)
+    elif isinstance(argument, nodes.Constant | nodes.LiteralName):
+        message = "this is a literal, and the name of a graph value is needed"
+        env.scope.report("E401", message, argument.span)
+    else:
+        message = "the name of a graph value is needed here"
+        hint = "give the expression a name, `y = …`"
+        env.scope.report("E407", message, argument.span, hint=hint)
+
+
+def _check_any_argument(argument: nodes.Expr, env: Environment, present: Names) -> None:
+    if isinstance(argument, nodes.Name) and argument.id in env.entries:
+        _check_named(argument.id, argument.span, env, present)
+        return
+    check_literal(argument, env, present)
+
+
+_CHECKS: Final = {
+    "value": _check_value_argument,
+    "literal": check_literal,
+    "any": _check_any_argument,
+}
+
+
+def _report_unknown(callee: nodes.Name, env: Environment) -> None:
+    found = env.scope.find(callee.id)
+    if found is not None or callee.id == env.slot:
+        message = f"`{callee.id}` is an operator; its result is no literal"
+        env.scope.report("E402", message, callee.span)
+        return
+    hint = did_you_mean(callee.id, FUNCTIONS)
+    message = f"there is no function `{callee.id}`"
+    env.scope.report("E208", message, callee.span, hint=hint)

@@ -1,0 +1,545 @@
+"""The syntax of a rule file, as parsed: names are text, nothing is resolved.
+
+Positions and comments never take part in equality, so `parse(print(x)) == x` can be
+stated in one line.
+"""
+
+from __future__ import annotations
+
+from typing import Literal as OneOf
+
+import attrs
+
+from rewrite_engine.source import NOWHERE, Span
+
+
+def _span() -> Span:
+    return attrs.field(default=NOWHERE, eq=False, repr=False, kw_only=True)
+
+
+# --- expressions: patterns, right sides, guards and literal arithmetic share them ---
+
+
+@attrs.frozen
+class Name:
+    """`x`, or a dotted path such as `aten.add.Tensor` or `.relu` (a method).
+
+    On the right, `y'` (prime included in `id`) is what the matched `y` became.
+    """
+
+    id: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class LiteralName:
+    """`$k`; `id` is without the dollar sign."""
+
+    id: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Constant:
+    """A number, a string, `true`, `false` or `none`."""
+
+    value: int | float | str | bool | None
+    span: Span = _span()
+
+    def __eq__(self, other: object) -> bool:
+        # 1, 1.0 and true are equal in Python and different in a rule.
+        return (
+            isinstance(other, Constant)
+            and type(self.value) is type(other.value)
+            and repr(self.value) == repr(other.value)
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), repr(self.value)))
+
+
+@attrs.frozen
+class Wildcard:
+    """`_`"""
+
+    span: Span = _span()
+
+
+@attrs.frozen
+class Rest:
+    """`..` or, on the right, `..y`."""
+
+    of: str | None = None
+    span: Span = _span()
+
+
+@attrs.frozen
+class Star:
+    """`*xs`"""
+
+    id: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class ListExpr:
+    """`[a, b]`"""
+
+    items: tuple[Expr, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class Keyword:
+    """`eps=$eps` in a call."""
+
+    name: str
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Call:
+    """`f(a, b, key=c, ..)`; `f?(a)` is optional; `f^+(a)` and `f^*(a)` are chains."""
+
+    callee: Name
+    args: tuple[Expr, ...] = ()
+    keywords: tuple[Keyword, ...] = ()
+    rest: Rest | None = None
+    optional: bool = False
+    chain: OneOf["", "+", "*"] = ""
+    span: Span = _span()
+
+
+@attrs.frozen
+class Capture:
+    """`N@p`"""
+
+    id: str
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Optional:
+    """`p?` as an operand."""
+
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Alternatives:
+    """`p | q`; at least two options, none of them `Alternatives` itself."""
+
+    options: tuple[Expr, ...]
+    span: Span = _span()
+
+
+InfixOperator = OneOf["+", "-", "*", "/", "//", "%"]
+Comparator = OneOf["==", "!=", "<", "<=", ">", ">="]
+
+
+@attrs.frozen
+class Infix:
+    """`a + b`: the tensor operator on graph values, arithmetic on literals."""
+
+    operator: InfixOperator
+    left: Expr
+    right: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Negate:
+    """`-a`; a minus sign before a number is part of the `Constant`."""
+
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Compare:
+    """`a == b`"""
+
+    operator: Comparator
+    left: Expr
+    right: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class IfElse:
+    """`then if condition else otherwise`"""
+
+    then: Expr
+    condition: Expr
+    otherwise: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Not:
+    """`not a`"""
+
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class And:
+    """`a and b`"""
+
+    left: Expr
+    right: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Or:
+    """`a or b`"""
+
+    left: Expr
+    right: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class TensorType:
+    """`f16|bf16[$B, *S]`: no dtypes = any dtype; `shape` None = any shape.
+
+    A dimension is a `Constant`, a `LiteralName`, a `Wildcard` or a `Star`.
+    """
+
+    dtypes: tuple[str, ...] = ()
+    shape: tuple[Expr, ...] | None = None
+    span: Span = _span()
+
+
+@attrs.frozen
+class HasType:
+    """`x: f32[$C]`"""
+
+    id: str
+    type: TensorType
+    span: Span = _span()
+
+
+@attrs.frozen
+class IsConst:
+    """`w is const`"""
+
+    id: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Matches:
+    """`v ~ qdq(_)`"""
+
+    id: str
+    pattern: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class StateRead:
+    """`m.attr` on a matched module (dotted names whose head is bound)."""
+
+    module: str
+    attribute: str
+    span: Span = _span()
+
+
+Expr = (
+    Name
+    | LiteralName
+    | Constant
+    | Wildcard
+    | Rest
+    | Star
+    | ListExpr
+    | Call
+    | Capture
+    | Optional
+    | Alternatives
+    | Infix
+    | Negate
+    | Compare
+    | IfElse
+    | Not
+    | And
+    | Or
+    | HasType
+    | IsConst
+    | Matches
+    | StateRead
+)
+
+
+# --- statements of a rule ---
+
+
+@attrs.frozen
+class Bind:
+    """`y = conv(x, w)`: on the left a pattern, on the right a new node."""
+
+    name: str
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Where:
+    """`where a, b else "reason"`: with a reason a failed guard refuses, else it filters."""
+
+    guards: tuple[Expr, ...]
+    reason: str | None = None
+    span: Span = _span()
+
+
+@attrs.frozen
+class Replace:
+    """`y' = e`: what the matched `y` becomes."""
+
+    name: str
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Constructed:
+    """`param w = e`, `buffer w = e`, `value w = e`: evaluated at rewrite time."""
+
+    kind: OneOf["param", "buffer", "value"]
+    name: str
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Assign:
+    """`m.attr <- e`"""
+
+    module: str
+    attribute: str
+    value: Expr
+    span: Span = _span()
+
+
+@attrs.frozen
+class Meta:
+    """`meta a, b <- y {key1, key2}`; no keys = all."""
+
+    names: tuple[str, ...]
+    source: str
+    keys: tuple[str, ...] = ()
+    span: Span = _span()
+
+
+@attrs.frozen
+class Keep:
+    """`keep n, m`: inner nodes that may have other users."""
+
+    names: tuple[str, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class Erase:
+    """`erase n, m`: matched side-effecting nodes that go."""
+
+    names: tuple[str, ...]
+    span: Span = _span()
+
+
+LeftStatement = Bind | Where
+RightStatement = Bind | Replace | Constructed | Assign | Meta | Keep | Erase
+
+
+# --- items of a file ---
+
+
+@attrs.frozen
+class Use:
+    """`use "file.rules" (names)`; no names = all."""
+
+    path: str
+    names: tuple[str, ...] = ()
+    span: Span = _span()
+
+
+@attrs.frozen
+class UseHooks:
+    """`use pkg.hooks (f, g)`"""
+
+    module: str
+    names: tuple[str, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class OpDef:
+    """`op add = aten.add.Tensor | operator.add commutes(0, 1) when alpha == 1`"""
+
+    name: str
+    spellings: tuple[Name, ...]
+    commutes: tuple[int, ...] = ()
+    when: Expr | None = None
+    doc: str = ""
+    span: Span = _span()
+
+
+@attrs.frozen
+class Row:
+    """One row of a family: its operator and its constants, in parameter order."""
+
+    values: tuple[Expr, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class FamilyDef:
+    """`family Conv(op, $axis) = (aten.conv1d, 0) | …`; parameters are `Name` or `LiteralName`."""
+
+    name: str
+    parameters: tuple[Name | LiteralName, ...]
+    rows: tuple[Row, ...]
+    doc: str = ""
+    span: Span = _span()
+
+
+@attrs.frozen
+class PatternDef:
+    """`pattern qdq(v) = …`"""
+
+    name: str
+    parameters: tuple[Name | LiteralName, ...]
+    value: Expr
+    doc: str = ""
+    span: Span = _span()
+
+
+@attrs.frozen
+class ForFamily:
+    """`for (conv, $axis) in Conv`"""
+
+    parameters: tuple[Name | LiteralName, ...]
+    family: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class Precision:
+    """`exact` (tolerance 0) or `inexact TOL`; `inexact` alone leaves it to the dtype (None)."""
+
+    tolerance: float | None
+    span: Span = _span()
+
+
+@attrs.frozen
+class RuleDef:
+    """`rule n for … once benefit 2 inexact 1e-4 { left => right }`"""
+
+    name: str
+    left: tuple[LeftStatement, ...]
+    right: tuple[RightStatement, ...]
+    family: ForFamily | None = None
+    strategy: OneOf["once", "fixpoint"] | None = None
+    benefit: int | None = None
+    precision: Precision | None = None
+    doc: str = ""
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@attrs.frozen
+class Phase:
+    """`once {a, c.*}`: names, or a file stem followed by `.*`."""
+
+    strategy: OneOf["once", "fixpoint"]
+    rules: tuple[str, ...]
+    span: Span = _span()
+
+
+@attrs.frozen
+class PipelineDef:
+    """`pipeline p { once {a} fixpoint {b} }`"""
+
+    name: str
+    phases: tuple[Phase, ...]
+    doc: str = ""
+    span: Span = _span()
+
+
+@attrs.frozen
+class Given:
+    """`x: f32[2, 8]`; role `param` or `buffer` makes it module state."""
+
+    name: str
+    type: TensorType
+    role: OneOf["input", "param", "buffer"] = "input"
+    span: Span = _span()
+
+
+@attrs.frozen
+class ExpectCount:
+    """`rule * 2`: so many rewrites of the rule."""
+
+    rule: str
+    count: int
+    span: Span = _span()
+
+
+@attrs.frozen
+class ExpectEqual:
+    """`equal 1e-6` (relative), or `equal` (bit by bit): outputs before and after."""
+
+    tolerance: float | None
+    span: Span = _span()
+
+
+@attrs.frozen
+class ExpectRefusal:
+    """`refused rule "text"`: the rule is refused with a reason that contains the text."""
+
+    rule: str
+    reason: str
+    span: Span = _span()
+
+
+@attrs.frozen
+class TestDef:
+    """`test "…" { given (…) { y = f(x)  return y } expect rule * 1, equal 1e-6 }`"""
+
+    title: str
+    given: tuple[Given, ...]
+    body: tuple[Bind, ...]
+    returns: tuple[Expr, ...]
+    expect: tuple[ExpectCount | ExpectEqual | ExpectRefusal, ...]
+    doc: str = ""
+    span: Span = _span()
+
+    __test__ = False  # pytest must not collect it
+
+
+Item = (
+    Use | UseHooks | OpDef | FamilyDef | PatternDef | RuleDef | PipelineDef | TestDef
+)
+
+
+@attrs.frozen
+class Comment:
+    """A `#` comment: its text, and whether it stands alone on its line."""
+
+    text: str
+    span: Span
+    own_line: bool
+
+
+@attrs.frozen
+class File:
+    """A rule file, in the order of its text."""
+
+    items: tuple[Item, ...]
+    comments: tuple[Comment, ...] = attrs.field(default=(), eq=False, repr=False)

@@ -1,0 +1,227 @@
+"""The statements of a right side, in order."""
+
+from __future__ import annotations
+
+from functools import singledispatchmethod
+
+import attrs
+
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.checked import CopyMeta, Create, Value
+from rewrite_engine.dsl.conditions import Names
+from rewrite_engine.dsl.scopes import span_of_name
+from rewrite_engine.dsl.terms import Entry, NameKind
+from rewrite_engine.dsl.values import Right, makes_value
+from rewrite_engine.dsl.walk import names_read
+from rewrite_engine.errors import Note
+from rewrite_engine.source import Span
+
+
+@attrs.frozen
+class RightSide:
+    """What the right side of a rule comes to."""
+
+    creates: tuple[Create, ...]
+    meta: tuple[CopyMeta, ...]
+    keep: Names
+    erase: Names
+
+
+def resolve_right(
+    right: Right, rule: nodes.RuleDef, guards: tuple[nodes.Expr, ...]
+) -> RightSide:
+    """The right side of a rule whose left side has the given guards."""
+    # `where b` leaves only matches in which b is there.
+    tested = (right.env.present_if(guard) for guard in guards)
+    statements = Statements(right, frozenset[str]().union(*tested))
+    for statement in rule.right:
+        statements.add(statement)
+    statements.report_unused()
+    return RightSide(
+        tuple(statements.creates),
+        tuple(statements.meta),
+        frozenset(statements.keep),
+        frozenset(statements.erase),
+    )
+
+
+@attrs.define(eq=False)
+class Statements:
+    """Resolves statements one after the other; each may read those before it."""
+
+    right: Right
+    present: Names = frozenset()
+    creates: list[Create] = attrs.field(factory=list)
+    meta: list[CopyMeta] = attrs.field(factory=list)
+    keep: set[str] = attrs.field(factory=set)
+    erase: set[str] = attrs.field(factory=set)
+    _made: dict[str, Span] = attrs.field(factory=dict)
+    _loose: set[str] = attrs.field(factory=set)
+
+    @singledispatchmethod
+    def add(self, statement: nodes.RightStatement) -> None:
+        """Resolve a statement; its faults are reported."""
+        raise TypeError(statement)
+
+    @add.register
+    def _bind(self, statement: nodes.Bind) -> None:
+        value = self._graph_value(statement.value)
+        span = self._name_span(statement.span, statement.name)
+        self._declare(statement.name, "node", span)
+        create = Create("node", statement.name, value, span=statement.span)
+        self.creates.append(create)
+
+    @add.register
+    def _replace(self, statement: nodes.Replace) -> None:
+        value = self._graph_value(statement.value)
+        name = statement.name
+        span = self._name_span(statement.span, name)
+        entry = self.right.env.entries.get(name)
+        if entry is None or entry.kind not in ("call", "capture"):
+            what = f"`{name}` is not bound" if entry is None else entry.describe()
+            notes = () if entry is None else (entry.note(),)
+            message = f"only a matched call is replaced, and {what}"
+            self._report("E504", message, span, notes)
+        primed = f"{name}'"
+        earlier = self.right.env.entries.get(primed)
+        if earlier is not None:
+            notes = (Note("first replaced here", earlier.span),)
+            self._report("E204", f"`{name}` is replaced twice", span, notes)
+        self.right.env.entries[primed] = Entry(primed, "node", span)
+        create = Create("node", name, value, replaces=True, span=statement.span)
+        self.creates.append(create)
+
+    @add.register
+    def _constructed(self, statement: nodes.Constructed) -> None:
+        value = self.right.value(statement.value, self.present)
+        if statement.kind != "value" and not makes_value(value):
+            message = f"a {statement.kind} is a tensor, and this is a literal"
+            self._report("E401", message, statement.value.span)
+        for name in sorted(names_read(statement.value)):
+            entry = self.right.env.entries.get(name)
+            if entry is not None and entry.kind == "node":
+                message = (
+                    f"`{name}` is a node of the new graph, and a {statement.kind}"
+                    " is computed before there is one"
+                )
+                span = self._name_span(statement.value.span, name)
+                self._report("E406", message, span, (entry.note(),))
+        if statement.kind == "value":
+            self._loose.add(statement.name)
+        after = Span(statement.span.start + len(statement.kind), statement.span.end)
+        span = self._name_span(after, statement.name)
+        self._declare(statement.name, "constant", span)
+        create = Create(statement.kind, statement.name, value, span=statement.span)
+        self.creates.append(create)
+
+    @add.register
+    def _assign(self, statement: nodes.Assign) -> None:
+        message = "the state of modules cannot be written yet"
+        self._report("E901", message, statement.span)
+
+    @add.register
+    def _copy_meta(self, statement: nodes.Meta) -> None:
+        for name in statement.names:
+            self._check_made(name, statement.span)
+        span = self._name_span(statement.span, statement.source)
+        self.right.env.value(statement.source, span)
+        self.meta.append(
+            CopyMeta(
+                statement.names, statement.source, statement.keys, span=statement.span
+            )
+        )
+
+    @add.register
+    def _keep(self, statement: nodes.Keep) -> None:
+        self._mark(statement.names, self.keep, self.erase, statement.span)
+
+    @add.register
+    def _erase(self, statement: nodes.Erase) -> None:
+        self._mark(statement.names, self.erase, self.keep, statement.span)
+
+    def report_unused(self) -> None:
+        """Warn of names that nothing reads."""
+        for name, span in self._made.items():
+            if name not in self.right.env.read:
+                hint = "what a rule matched is replaced by `name' = …`"
+                self._report("W201", f"`{name}` is never used", span, (), hint)
+
+    def _graph_value(self, expr: nodes.Expr) -> Value:
+        value = self.right.value(expr, self.present)
+        if not makes_value(value) and type(expr) in _LITERAL_FORMS:
+            message = "a graph value is needed, and this is a literal"
+            self._report("E401", message, expr.span)
+        for name in sorted(names_read(expr) & self._loose):
+            message = f"`{name}` is not stored, so no node of the graph can read it"
+            span = self._name_span(expr.span, name)
+            hint = f"write `param {name} = …` or `buffer {name} = …`"
+            entry = self.right.env.entries[name]
+            self._report("E406", message, span, (entry.note(),), hint)
+        return value
+
+    def _declare(self, name: str, kind: NameKind, span: Span) -> None:
+        earlier = self.right.env.entries.get(name)
+        if earlier is not None:
+            hint = f"`{name}' = …` says what the matched `{name}` becomes"
+            message = f"`{name}` is bound already"
+            is_call = earlier.kind == "call"
+            self._report(
+                "E204", message, span, (earlier.note(),), hint if is_call else None
+            )
+            return
+        self.right.env.entries[name] = Entry(name, kind, span)
+        self._made[name] = span
+
+    def _check_made(self, name: str, within: Span) -> None:
+        """Report a target of `meta` that is no node of the right side."""
+        span = self._name_span(within, name)
+        entry = self.right.env.value(name, span)
+        if entry is not None and entry.kind not in ("node", "constant"):
+            message = f"{entry.describe()}; metadata is copied to new nodes"
+            self._report("E202", message, span, (entry.note(),))
+
+    def _mark(
+        self, names: tuple[str, ...], chosen: set[str], other: set[str], within: Span
+    ) -> None:
+        for name in names:
+            entry = self.right.env.entries.get(name)
+            span = self._name_span(within, name)
+            if entry is None or entry.kind not in ("call", "capture"):
+                what = f"`{name}` is not bound" if entry is None else entry.describe()
+                message = f"only a matched call is kept or erased, and {what}"
+                self._report("E510", message, span)
+            elif name in other:
+                message = f"`{name}` is both kept and erased"
+                self._report("E510", message, span)
+            chosen.add(name)
+
+    def _name_span(self, within: Span, name: str) -> Span:
+        return span_of_name(self.right.env.scope.source, within, name)
+
+    def _report(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        notes: tuple[Note, ...] = (),
+        hint: str | None = None,
+    ) -> None:
+        scope = self.right.env.scope
+        scope.report(code, message, span, notes=notes, hint=hint)
+
+
+_LITERAL_FORMS = frozenset(
+    {
+        nodes.Constant,
+        nodes.LiteralName,
+        nodes.ListExpr,
+        nodes.Infix,
+        nodes.Negate,
+        nodes.Compare,
+        nodes.IfElse,
+        nodes.Call,
+        nodes.Not,
+        nodes.And,
+        nodes.Or,
+    }
+)

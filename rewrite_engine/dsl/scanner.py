@@ -1,0 +1,142 @@
+"""The look at raw rule text before it is parsed: limits, comments, item starts.
+
+Everything here is one pass of a regular expression, so that text which is too deep,
+too large or no text at all never reaches a parser or a tree visitor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import attrs
+
+from rewrite_engine.dsl.nodes import Comment
+from rewrite_engine.errors import Diagnostic, Note
+from rewrite_engine.source import Source, Span
+
+MAX_FILE_BYTES = 1 << 20
+MAX_STRING_BYTES = 4 << 10
+MAX_NESTING = 64
+
+CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+_LANDMARK = re.compile(
+    r"""
+      (?P<comment> \#[^\n]* )
+    | (?P<string> "(?: [^"\\\n] | \\[^\n] )*" )
+    | (?P<open_string> "[^\n]* )
+    | (?P<mark> => | [()\[\]{}] )
+    """,
+    re.VERBOSE,
+)
+_ITEM = re.compile(
+    r"""^[ \t]*(?=(?: (?:op|family|pattern|rule|pipeline) [ \t]+ [A-Za-z_]
+                    | use [ \t]+ ["A-Za-z_]
+                    | test [ \t]* " ))""",
+    re.VERBOSE | re.MULTILINE,
+)
+_FORBIDDEN = re.compile("[\x00\ufeff\ud800-\udfff]")
+_FORBIDDEN_NAMES = {"\x00": "a NUL character", "\ufeff": "a byte order mark"}
+
+
+@attrs.frozen
+class Mark:
+    """A bracket or `=>` outside comments and strings."""
+
+    text: str
+    start: int
+
+
+@attrs.frozen
+class Scan:
+    """What raw text shows: `problems` make it unfit to parse."""
+
+    comments: tuple[Comment, ...]
+    marks: tuple[Mark, ...]
+    problems: tuple[Diagnostic, ...]
+
+
+def scan(source: Source) -> Scan:
+    """The comments and brackets of a source, and the limits it breaks."""
+    unfit = _check_text(source)
+    if unfit is not None:
+        return Scan((), (), (unfit,))
+    landmarks = list(_LANDMARK.finditer(source.text))
+    comments = tuple(_comment(source, found) for found in landmarks if found["comment"])
+    marks = tuple(Mark(found[0], found.start()) for found in landmarks if found["mark"])
+    problems = [*_check_strings(source, landmarks), *_check_depth(source, marks)]
+    return Scan(comments, marks, tuple(problems))
+
+
+def split_items(text: str) -> Iterator[Span]:
+    """Stretches of text that each begin where a line seems to start an item."""
+    starts = [found.end() for found in _ITEM.finditer(text)]
+    if not starts or text[: starts[0]].strip():
+        starts.insert(0, 0)
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        yield Span(start, end)
+
+
+def unclosed(marks: tuple[Mark, ...], span: Span) -> Mark | None:
+    """The innermost bracket that is opened and never closed within a span."""
+    stack: list[Mark] = []
+    for mark in marks:
+        if not span.start <= mark.start < span.end:
+            continue
+        if mark.text in CLOSING:
+            stack.append(mark)
+        elif stack and mark.text == CLOSING[stack[-1].text]:
+            stack.pop()
+    return stack[-1] if stack else None
+
+
+def _check_text(source: Source) -> Diagnostic | None:
+    text = source.text
+    if len(text) > MAX_FILE_BYTES:
+        message = f"a rule file holds at most {MAX_FILE_BYTES:,} bytes"
+        return Diagnostic("E104", message, Span(0, 0), source)
+    found = _FORBIDDEN.search(text)
+    if found is not None:
+        what = _FORBIDDEN_NAMES.get(found[0], "half of a surrogate pair")
+        message = f"the text holds {what}; a rule file is plain UTF-8"
+        return Diagnostic("E108", message, Span(*found.span()), source)
+    if len(text.encode()) > MAX_FILE_BYTES:
+        message = f"a rule file holds at most {MAX_FILE_BYTES:,} bytes"
+        return Diagnostic("E104", message, Span(0, 0), source)
+    return None
+
+
+def _comment(source: Source, found: re.Match[str]) -> Comment:
+    line_start = source.text.rfind("\n", 0, found.start()) + 1
+    own_line = not source.text[line_start : found.start()].strip()
+    return Comment(found[0].rstrip(), Span(*found.span()), own_line)
+
+
+def _check_strings(
+    source: Source, landmarks: list[re.Match[str]]
+) -> Iterator[Diagnostic]:
+    for found in landmarks:
+        span = Span(*found.span())
+        if found["open_string"]:
+            message = "this string is not closed on its line"
+            hint = 'a string ends with `"`; a quote inside it is written `\\"`'
+            yield Diagnostic("E106", message, span, source, hint=hint)
+        elif found["string"] and len(found[0].encode()) > MAX_STRING_BYTES + 2:
+            message = f"a string holds at most {MAX_STRING_BYTES:,} bytes"
+            yield Diagnostic("E104", message, span, source)
+
+
+def _check_depth(source: Source, marks: tuple[Mark, ...]) -> Iterator[Diagnostic]:
+    depth = 0
+    for mark in marks:
+        if mark.text in CLOSING:
+            depth += 1
+        elif mark.text != "=>":
+            depth = max(depth - 1, 0)
+        if depth > MAX_NESTING:
+            message = f"brackets are nested deeper than {MAX_NESTING} levels"
+            span = Span(mark.start, mark.start + 1)
+            note = Note("a rule with intermediate names, `y = …`, needs no nesting")
+            yield Diagnostic("E105", message, span, source, (note,))
+            return

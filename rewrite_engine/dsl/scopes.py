@@ -1,0 +1,134 @@
+"""What the names of a rule file stand for, and where its faults are gathered."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+import attrs
+
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.catalog import Catalog
+from rewrite_engine.errors import Diagnostic, Note
+from rewrite_engine.source import Source, Span
+
+
+@attrs.define(eq=False)
+class Findings:
+    """The diagnostics of one load; a finding that comes up twice is kept once."""
+
+    _found: dict[tuple[str, str, Span], Diagnostic] = attrs.field(factory=dict)
+    _order: dict[str, int] = attrs.field(factory=dict)
+
+    def register(self, source: Source) -> None:
+        """Findings are sorted by the order in which sources are registered."""
+        self._order.setdefault(source.name, len(self._order))
+
+    def add(self, found: Diagnostic) -> None:
+        self._found.setdefault((found.source.name, found.code, found.span), found)
+
+    def sorted(self) -> tuple[Diagnostic, ...]:
+        def place(found: Diagnostic) -> tuple[int, int, str]:
+            order = self._order.get(found.source.name, 0)
+            return order, found.span.start, found.code
+
+        return tuple(sorted(self._found.values(), key=place))
+
+
+@attrs.frozen(eq=False)
+class Definition:
+    """A named item, and the scope in which the names it uses are looked up."""
+
+    item: nodes.OpDef | nodes.FamilyDef | nodes.PatternDef | nodes.RuleDef
+    scope: Scope = attrs.field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.item.name
+
+    @property
+    def name_span(self) -> Span:
+        if isinstance(self.item, nodes.RuleDef):
+            return self.item.name_span
+        return span_of_name(self.scope.source, self.item.span, self.name)
+
+    def note(self, message: str) -> Note:
+        """A remark that points at this definition."""
+        return Note(message, self.name_span, self.scope.source)
+
+
+@attrs.define(eq=False)
+class Scope:
+    """The definitions visible in one file; `enclosing` is the prelude's scope.
+
+    Rules have names of their own: a rule and an operator may be called alike.
+    """
+
+    source: Source
+    catalog: Catalog
+    findings: Findings
+    enclosing: Scope | None = None
+    definitions: dict[str, Definition] = attrs.field(factory=dict)
+    rules: dict[str, Definition] = attrs.field(factory=dict)
+
+    def report(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        *,
+        notes: tuple[Note, ...] = (),
+        hint: str | None = None,
+    ) -> None:
+        found = Diagnostic(code, message, span, self.source, notes, hint)
+        self.findings.add(found)
+
+    def define(self, definition: Definition, span: Span | None = None) -> None:
+        """Make a definition visible; `span` is where an imported one is asked for."""
+        is_rule = isinstance(definition.item, nodes.RuleDef)
+        table = self.rules if is_rule else self.definitions
+        earlier = table.setdefault(definition.name, definition)
+        if earlier is not definition:
+            self.report(
+                "E204",
+                f"`{definition.name}` is defined twice",
+                span or definition.name_span,
+                notes=(earlier.note("first defined here"),),
+            )
+
+    def find(self, name: str) -> Definition | None:
+        """The operator class, family or pattern of a name."""
+        found = self.definitions.get(name)
+        if found is None and self.enclosing is not None:
+            return self.enclosing.find(name)
+        return found
+
+    def prelude(self) -> Scope:
+        """The outermost scope, where the infix operators are looked up."""
+        return self if self.enclosing is None else self.enclosing.prelude()
+
+    def names(self) -> tuple[str, ...]:
+        outer = self.enclosing.names() if self.enclosing else ()
+        return (*self.definitions, *outer)
+
+
+def span_of_name(source: Source, within: Span, name: str) -> Span:
+    """Where a name first stands as a whole word in a stretch of the source."""
+    text = source.text[within.start : within.end]
+    found = re.search(rf"(?<![\w.$]){re.escape(name)}(?!\w)", text)
+    if found is None:
+        return within
+    return Span(within.start + found.start(), within.start + found.end())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A hint with the known names that look most like `name`, if any do."""
+    close = difflib.get_close_matches(name[:64], sorted(set(known)), 3, 0.7)
+    return suggestion(close)
+
+
+def suggestion(candidates: Iterable[str]) -> str | None:
+    """`did you mean a or b?`, None without candidates."""
+    quoted = [f"`{candidate}`" for candidate in candidates]
+    return f"did you mean {' or '.join(quoted)}?" if quoted else None

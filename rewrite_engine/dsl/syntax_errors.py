@@ -1,0 +1,273 @@
+"""Syntax errors in the reader's terms: what was expected, and the likely slip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+
+import attrs
+
+from rewrite_engine.dsl.scanner import CLOSING, Mark, Scan, unclosed
+from rewrite_engine.errors import Diagnostic, Note
+from rewrite_engine.source import Source, Span
+
+UNKNOWN = "unknown character"
+END = "end of text"
+
+
+@attrs.frozen
+class Unexpected:
+    """Where parsing stopped: the kind of token found, and the kinds that could follow.
+
+    `kind` is a terminal of the grammar, `UNKNOWN` or `END`.
+    """
+
+    kind: str
+    span: Span
+    expected: frozenset[str]
+
+
+@attrs.frozen
+class _Place:
+    """The surroundings of an error, as the hints look at them."""
+
+    found: str
+    """The offending text."""
+    before: str
+    """Code of the item up to the error."""
+    after: str
+    """Text after the offending one, to the end of the item."""
+    expected: frozenset[str]
+
+
+def explain(
+    source: Source, overview: Scan, part: Span, unexpected: Unexpected
+) -> Diagnostic:
+    """The diagnostic of one syntax error within a part of a file."""
+    if unexpected.kind == END:
+        return _explain_end(source, overview, part, unexpected)
+    place = _place(source, overview, part, unexpected)
+    hint = next((hint for look in _HINTS if (hint := look(place))), None)
+    expected = _expected(unexpected.expected)
+    if unexpected.kind == UNKNOWN:
+        message = f"{_quote(place.found)} has no meaning here; expected {expected}"
+        return Diagnostic("E101", message, unexpected.span, source, hint=hint)
+    message = f"expected {expected}, found {_quote(place.found)}"
+    return Diagnostic("E102", message, unexpected.span, source, hint=hint)
+
+
+def _explain_end(
+    source: Source, overview: Scan, part: Span, unexpected: Unexpected
+) -> Diagnostic:
+    opened = unclosed(overview.marks, part)
+    if opened is None:
+        end = part.start + len(_code(source, overview, part).rstrip())
+        message = f"the text ends where {_expected(unexpected.expected)} is expected"
+        return Diagnostic("E103", message, Span(max(end - 1, 0), end), source)
+    span = Span(opened.start, opened.start + 1)
+    message = f"this `{opened.text}` is never closed"
+    return Diagnostic(
+        "E103",
+        message,
+        span,
+        source,
+        _end_notes(unexpected),
+        _end_hint(opened, part, overview),
+    )
+
+
+def _end_notes(unexpected: Unexpected) -> tuple[Note, ...]:
+    return (Note(f"the item ends where {_expected(unexpected.expected)} is expected"),)
+
+
+def _end_hint(opened: Mark, part: Span, overview: Scan) -> str:
+    arrows = (m for m in overview.marks if m.text == "=>" and m.start > opened.start)
+    if opened.text == "{" and not any(m.start < part.end for m in arrows):
+        return "a rule is `rule name { left => right }`"
+    return f"add the missing `{CLOSING[opened.text]}`"
+
+
+def _place(
+    source: Source, overview: Scan, part: Span, unexpected: Unexpected
+) -> _Place:
+    span = unexpected.span
+    return _Place(
+        found=source.text[span.start : span.end],
+        before=_code(source, overview, Span(part.start, span.start)),
+        after=source.text[span.end : part.end],
+        expected=unexpected.expected,
+    )
+
+
+def _code(source: Source, overview: Scan, span: Span) -> str:
+    """Text of a span with its comments blanked out."""
+    text = list(source.text[span.start : span.end])
+    for comment in overview.comments:
+        start = max(comment.span.start, span.start) - span.start
+        end = min(comment.span.end, span.end) - span.start
+        if start < end:
+            text[start:end] = " " * (end - start)
+    return "".join(text)
+
+
+def _quote(text: str) -> str:
+    if len(text) == 1 and not text.isprintable():
+        return f"character U+{ord(text):04X}"
+    return f"`{text}`" if len(text) <= 40 else f"`{text[:40]}…`"
+
+
+# --- what was expected ---
+
+_ITEMS = frozenset("USE OP FAMILY PATTERN RULE PIPELINE TEST".split())
+_STATEMENTS = frozenset("PRIMED PATH PARAM BUFFER VALUE META KEEP ERASE NAME".split())
+_OPERATORS = frozenset(
+    "PLUS MINUS STAR SLASH FLOOR PERCENT COMPARATOR VBAR AND OR IF IS QMARK MAYBE"
+    " CHAIN COLON TILDE AT".split()
+)
+_VALUES = frozenset(
+    "NAME PATH PRIMED LITERAL _WILDCARD INT FLOAT STRING TRUE FALSE NONE LSQB LPAR"
+    " METHOD MINUS NOT REST STAR".split()
+)
+_GROUPS = (
+    (_ITEMS, _ITEMS | {"$END"}, "a new item (`rule`, `op`, `test`, …)"),
+    (frozenset({"LITERAL", "LPAR", "NAME"}), _VALUES, "a value"),
+    (frozenset({"META", "KEEP"}), _STATEMENTS, "a statement"),
+    (frozenset({"WHERE", "NAME"}), frozenset({"WHERE", "NAME"}), "a statement"),
+    (frozenset({"INT", "FLOAT"}), frozenset({"INT", "FLOAT"}), "a number"),
+)
+"""What must be expected for a group to be named, what the group covers, its name."""
+
+_TERMINALS = {
+    "NAME": "a name",
+    "PATH": "a dotted name",
+    "PRIMED": "a name with `'`",
+    "METHOD": "a method (`.relu`)",
+    "LITERAL": "a literal name (`$k`)",
+    "STEM": "`file.*`",
+    "INT": "a whole number",
+    "FLOAT": "a number",
+    "STRING": "a string in double quotes",
+    "REST": "`..`",
+    "COMPARATOR": "a comparison",
+    "CHAIN": "`^+`",
+    "MAYBE": "`?`",
+    "_WILDCARD": "`_`",
+    "EQUALLY": "`equal`",
+    "ARROW": "`=>`",
+    "WRITE": "`<-`",
+    "EQUAL": "`=`",
+    "COMMA": "`,`",
+    "COLON": "`:`",
+    "VBAR": "`|`",
+    "QMARK": "`?`",
+    "AT": "`@`",
+    "TILDE": "`~`",
+    "LPAR": "`(`",
+    "RPAR": "`)`",
+    "LSQB": "`[`",
+    "RSQB": "`]`",
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "PLUS": "`+`",
+    "MINUS": "`-`",
+    "STAR": "`*`",
+    "SLASH": "`/`",
+    "FLOOR": "`//`",
+    "PERCENT": "`%`",
+    "$END": "the end of the file",
+}
+
+
+def _expected(terminals: frozenset[str]) -> str:
+    """`a value, `,` or `)``: operators are named only where nothing else fits."""
+    rest, phrases = set(terminals), []
+    for required, covered, phrase in _GROUPS:
+        if required <= rest:
+            rest -= covered
+            phrases.append(phrase)
+    if phrases or rest - _OPERATORS:
+        rest -= _OPERATORS
+    return _one_of([*phrases, *sorted(map(_terminal, rest))])
+
+
+def _terminal(name: str) -> str:
+    return _TERMINALS.get(name, f"`{name.lower()}`")
+
+
+def _one_of(phrases: list[str]) -> str:
+    *others, last = phrases or ["something else"]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+# --- the likely slip ---
+
+
+def _wrong_equals(place: _Place) -> str | None:
+    if place.found == "=" and "COMPARATOR" in place.expected:
+        return "a comparison is written `==`"
+    if place.found == "==" and "EQUAL" in place.expected:
+        return "a name is bound with a single `=`"
+    if place.found == ":" and place.after.startswith("="):
+        return "a name is bound with `=`"
+    return None
+
+
+def _missing_arrow(place: _Place) -> str | None:
+    if "=>" in place.before or not re.match(r"\s*rule\b", place.before):
+        return None
+    if place.found == ">" and place.before.endswith("-"):
+        return "the left side is divided from the right side by `=>`"
+    if place.found == "}" and "ARROW" in place.expected:
+        return "a rule is `{ left => right }`; its `=>` is missing"
+    starts_right = re.search(
+        r"\b(param|buffer|value|meta|keep|erase)\s+$", place.before
+    )
+    if place.found.endswith("'") or starts_right:
+        return "this belongs to the right side: put `=>` before it"
+    return None
+
+
+def _foreign_sign(place: _Place) -> str | None:
+    doubled = {"|": "`or`", "*": "`pow(a, b)`"}
+    if place.found in doubled and place.before.endswith(place.found):
+        return f"write {doubled[place.found]}"
+    if place.found.startswith(".") and place.before.endswith(".."):
+        return "any other arguments are written `..`"
+    if place.found == "." and place.before[-1:].isdigit():
+        return "a decimal number has digits after its point"
+    return _SIGNS.get(place.found)
+
+
+_SIGNS = {
+    "'": "a string stands in double quotes",
+    "`": "a string stands in double quotes",
+    ";": "statements follow one another without a separator",
+    "&": "write `and`",
+    "!": "write `not`, or `!=` to compare",
+    "$": "a literal is named `$` and a word, as in `$eps`",
+    "//": "a comment starts with `#`",
+    "\\": "a statement may go on over several lines as it is",
+}
+
+
+def _chained_comparison(place: _Place) -> str | None:
+    comparing = place.found in ("<", "<=", ">", ">=", "==", "!=")
+    if comparing and "AND" in place.expected:
+        return "comparisons do not chain: write `a < b and b < c`"
+    return None
+
+
+def _misspelled(place: _Place) -> str | None:
+    words = [name.lower() for name in place.expected if name.isalpha()]
+    close = get_close_matches(place.found.lower(), words, n=1, cutoff=0.75)
+    return f"did you mean `{close[0]}`?" if close else None
+
+
+_HINTS: tuple[Callable[[_Place], str | None], ...] = (
+    _wrong_equals,
+    _missing_arrow,
+    _foreign_sign,
+    _chained_comparison,
+    _misspelled,
+)

@@ -1,0 +1,490 @@
+"""The left side of a rule: expressions to terms, with macros expanded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+from typing import Literal as OneOf
+
+import attrs
+
+from rewrite_engine.dsl import calls, nodes
+from rewrite_engine.dsl.checked import (
+    Anything,
+    Apply,
+    Captured,
+    Either,
+    FamilyUse,
+    Items,
+    Literal,
+    LiteralVariable,
+    Maybe,
+    Operand,
+    Operator,
+    Others,
+    Reference,
+    Slot,
+    Term,
+    TorchConstant,
+    Variable,
+)
+from rewrite_engine.dsl.functions import TORCH_CONSTANTS, Function
+from rewrite_engine.dsl.operators import Operators
+from rewrite_engine.dsl.scopes import Definition, Scope
+from rewrite_engine.errors import Note
+from rewrite_engine.source import Span
+
+MAX_OPERATORS: Final = 256
+"""Operators and expanded patterns of one left side."""
+
+MAX_DEPTH: Final = 100
+"""Levels of a left side after the expansion of patterns."""
+
+NameKind = OneOf["variable", "literal", "list", "call", "capture", "node", "constant"]
+
+_DESCRIPTIONS: Final[Mapping[NameKind, str]] = {
+    "variable": "a graph value",
+    "literal": "a literal, written `${}`",
+    "list": "a list of graph values, written `*{}`",
+    "call": "a matched call",
+    "capture": "a capture",
+    "node": "a node of the right side",
+    "constant": "computed at rewrite time",
+}
+
+
+@attrs.frozen
+class Entry:
+    """What a name of a rule stands for, and where it first does."""
+
+    name: str
+    kind: NameKind
+    span: Span
+
+    def describe(self) -> str:
+        return f"`{self.name}` is {_DESCRIPTIONS[self.kind].format(self.name)}"
+
+    def note(self) -> Note:
+        return Note("it is first used here", self.span)
+
+
+@attrs.frozen(eq=False)
+class Frame:
+    """Where an expression stands: in a rule, or in the body of a pattern.
+
+    `parameters` gives the terms of a pattern's parameters, literals under `$name`.
+    `site` is the call that is expanded, the place of every term of its expansion.
+    """
+
+    scope: Scope
+    parameters: Mapping[str, Term] = attrs.field(factory=dict)
+    site: Span | None = None
+    expanding: tuple[Definition, ...] = ()
+    locals: dict[str, str] = attrs.field(factory=dict)
+
+    def place(self, span: Span) -> Span:
+        return span if self.site is None else self.site
+
+
+@attrs.define(eq=False)
+class Left:
+    """Resolves the expressions of one left side.
+
+    `entries` are the names of the rule itself, filled as they are met; names local to
+    a pattern become fresh names that are not among the `words` of the rule's text.
+    """
+
+    operators: Operators
+    words: set[str] = attrs.field(factory=set)
+    family: FamilyUse | None = None
+    entries: dict[str, Entry] = attrs.field(factory=dict)
+    captured: dict[str, Captured] = attrs.field(factory=dict)
+    _size: int = 0
+    _depth: int = 0
+
+    def declare(self, scope: Scope, name: str, kind: NameKind, span: Span) -> None:
+        """Note that a name of the rule is used as `kind`; once one, never another."""
+        earlier = self.entries.setdefault(name, Entry(name, kind, span))
+        if earlier.kind != kind:
+            message = f"{earlier.describe()}, here it is {_DESCRIPTIONS[kind]}"
+            hint = f"write `${name}`" if earlier.kind == "literal" else None
+            notes = (earlier.note(),)
+            text = message.format(name)
+            scope.report("E203", text, span, notes=notes, hint=hint)
+
+    def term(self, expr: nodes.Expr, frame: Frame) -> Term:
+        """The term of an expression; what is wrong is reported and matches anything."""
+        if self._is_full(expr, frame):
+            return Anything(span=frame.place(expr.span))
+        self._depth += 1
+        try:
+            return self._term(expr, frame)
+        finally:
+            self._depth -= 1
+
+    def operand(self, expr: nodes.Expr, frame: Frame) -> Term:
+        """As `term`; an operand may also be optional, `b?`."""
+        if isinstance(expr, nodes.Optional):
+            value = self.term(expr.value, frame)
+            return Maybe(value, span=frame.place(expr.span))
+        return self.term(expr, frame)
+
+    def _is_full(self, expr: nodes.Expr, frame: Frame) -> bool:
+        if self._size <= MAX_OPERATORS and self._depth < MAX_DEPTH:
+            return False
+        message = (
+            f"this left side has more than {MAX_OPERATORS} operators"
+            if self._size > MAX_OPERATORS
+            else f"this left side is nested deeper than {MAX_DEPTH} levels"
+        )
+        # One finding for each rule or pattern, wherever the limit was passed.
+        if self._size <= 2 * MAX_OPERATORS:
+            self._size = 3 * MAX_OPERATORS
+            frame.scope.report("E507", message, expr.span)
+        return True
+
+    def _term(self, expr: nodes.Expr, frame: Frame) -> Term:
+        span = frame.place(expr.span)
+        match expr:
+            case nodes.Name():
+                return self._name(expr, frame)
+            case nodes.LiteralName(id):
+                return self._literal_name(id, expr.span, frame)
+            case nodes.Constant(value):
+                return Literal(value, span=span)
+            case nodes.Wildcard():
+                return Anything(span=span)
+            case nodes.ListExpr():
+                return self._list(expr, frame)
+            case nodes.Call():
+                return self._call(expr, frame)
+            case nodes.Capture():
+                return self._capture(expr, frame)
+            case nodes.Alternatives(options):
+                return Either(tuple(self.term(o, frame) for o in options), span=span)
+            case nodes.Infix(sign, left, right) | nodes.Compare(sign, left, right):
+                operator = self.operators.infix(frame.scope, sign, expr.span)
+                return self._sign(operator, (left, right), expr, frame)
+            case nodes.Negate(value):
+                operator = self.operators.negate(frame.scope, expr.span)
+                return self._sign(operator, (value,), expr, frame)
+        return self._misplaced(expr, frame)
+
+    def _misplaced(self, expr: nodes.Expr, frame: Frame) -> Term:
+        if isinstance(expr, nodes.StateRead):
+            text = f"{expr.module}.{expr.attribute}"
+            message = f"`{text}`: the state of modules cannot be read yet"
+            frame.scope.report("E901", message, expr.span)
+        else:
+            message = f"{_FORMS.get(type(expr), 'this')} has no place in a pattern"
+            frame.scope.report("E407", message, expr.span)
+        return Anything(span=frame.place(expr.span))
+
+    # --- names and lists ---
+
+    def _name(self, expr: nodes.Name, frame: Frame) -> Term:
+        name, span = expr.id, frame.place(expr.span)
+        if name in frame.parameters:
+            return frame.parameters[name]
+        if name in TORCH_CONSTANTS:
+            return Literal(TorchConstant(name), span=span)
+        if "." in name or "'" in name:
+            message = f"`{name}` names nothing that a pattern can match"
+            frame.scope.report("E202", message, expr.span)
+            return Anything(span=span)
+        if frame.expanding:
+            return Variable(self._local(name, frame), span=span)
+        entry = self.entries.get(name)
+        if entry is not None and entry.kind == "call":
+            return Reference(name, span=span)
+        self.declare(frame.scope, name, "variable", expr.span)
+        return Variable(name, span=span)
+
+    def _literal_name(self, name: str, span: Span, frame: Frame) -> Term:
+        if f"${name}" in frame.parameters:
+            return frame.parameters[f"${name}"]
+        if frame.expanding:
+            local = self._local(f"${name}", frame)
+            return LiteralVariable(local, span=frame.place(span))
+        self.declare(frame.scope, name, "literal", span)
+        return LiteralVariable(name, span=span)
+
+    def _local(self, name: str, frame: Frame) -> str:
+        """A name of its own for a name inside a pattern, for this expansion."""
+        if name not in frame.locals:
+            stem = f"{frame.expanding[-1].name}_{name.lstrip('$')}"
+            count = 1
+            while f"{stem}_{count}" in self.words:
+                count += 1
+            frame.locals[name] = f"{stem}_{count}"
+            self.words.add(frame.locals[name])
+        return frame.locals[name]
+
+    def _list(self, expr: nodes.ListExpr, frame: Frame) -> Term:
+        span = frame.place(expr.span)
+        stars = [item for item in expr.items if isinstance(item, nodes.Star)]
+        if len(stars) > 1:
+            message = "a list has at most one `*name`"
+            frame.scope.report("E407", message, stars[1].span)
+        items = tuple(self._item(item, frame) for item in expr.items)
+        values = tuple(item.value for item in items if isinstance(item, Literal))
+        if len(values) == len(items):
+            return Literal(values, span=span)
+        return Items(items, span=span)
+
+    def _item(self, item: nodes.Expr, frame: Frame) -> Term:
+        if not isinstance(item, nodes.Star):
+            return self.term(item, frame)
+        if frame.expanding:
+            return Others(self._local(item.id, frame), span=frame.place(item.span))
+        self.declare(frame.scope, item.id, "list", item.span)
+        return Others(item.id, span=item.span)
+
+    # --- calls ---
+
+    def _sign(
+        self,
+        operator: Operator | None,
+        operands: tuple[nodes.Expr, ...],
+        expr: nodes.Expr,
+        frame: Frame,
+    ) -> Term:
+        span = frame.place(expr.span)
+        self._size += 1
+        terms = [self.term(operand, frame) for operand in operands]
+        if all(kind_of(term) in ("literal", "none") for term in terms):
+            message = "arithmetic on literals has no place in a pattern"
+            hint = "capture a literal, `$k`, and compare it in `where`"
+            frame.scope.report("E407", message, expr.span, hint=hint)
+        if operator is None:
+            return Anything(span=span)
+        keyed = (Operand(i, t, span=t.span) for i, t in enumerate(terms))
+        return Apply(operator, tuple(keyed), span=span)
+
+    def _call(self, call: nodes.Call, frame: Frame) -> Term:
+        self._size += 1
+        if call.chain:
+            message = f"`^{call.chain}`: chains cannot be matched yet"
+            frame.scope.report("E901", message, call.span)
+            return Anything(span=frame.place(call.span))
+        target = self._target(call.callee, frame)
+        if isinstance(target, Definition):
+            body, first = self._expand(target, call, frame)
+            if not call.optional or first is None:
+                return body
+            return Either((body, first), span=frame.place(call.span))
+        if isinstance(target, Function):
+            message = f"`{target.name}` is computed and has no place in a pattern"
+            hint = "compare it in `where`"
+            frame.scope.report("E407", message, call.callee.span, hint=hint)
+            return Anything(span=frame.place(call.span))
+        operands = self._operands(call, frame)
+        if target is None:
+            return Anything(span=frame.place(call.span))
+        return self._apply(target, operands, call, frame)
+
+    def _target(
+        self, callee: nodes.Name, frame: Frame
+    ) -> Operator | Slot | Definition | Function | None:
+        is_slot = self.family is not None and callee.id == self.family.slot
+        if is_slot and not frame.expanding:
+            return Slot(callee.id)
+        return self.operators.callee(frame.scope, callee)
+
+    def _operands(self, call: nodes.Call, frame: Frame) -> tuple[Operand, ...]:
+        if call.rest is not None and call.rest.of is not None:
+            message = "`..` takes no name on the left side"
+            frame.scope.report("E407", message, call.rest.span)
+        keyed: list[tuple[int | str, nodes.Expr]] = list(enumerate(call.args))
+        keyed += [(keyword.name, keyword.value) for keyword in call.keywords]
+        return tuple(
+            Operand(key, self.operand(expr, frame), span=frame.place(expr.span))
+            for key, expr in keyed
+        )
+
+    def _apply(
+        self,
+        target: Operator | Slot,
+        operands: tuple[Operand, ...],
+        call: nodes.Call,
+        frame: Frame,
+    ) -> Term:
+        fitted: Operator | Slot = target
+        if isinstance(target, Operator):
+            fitted = calls.fit(frame.scope, target, call)
+        rows = self.rows(fitted)
+        for row in rows if isinstance(target, Slot) else ():
+            calls.fit(frame.scope, row, call)
+        check_kinds(frame.scope, rows, operands, call)
+        if call.optional:
+            self._check_skippable(operands, call, frame)
+        rest = call.rest is not None
+        span = frame.place(call.span)
+        return Apply(fitted, operands, rest, call.optional, span=span)
+
+    def rows(self, operator: Operator | Slot) -> tuple[Operator, ...]:
+        """The operators that a callee stands for, one for each row of a family."""
+        if isinstance(operator, Operator):
+            return (operator,)
+        return tuple(row.operator for row in self.family.rows) if self.family else ()
+
+    def _check_skippable(
+        self, operands: tuple[Operand, ...], call: nodes.Call, frame: Frame
+    ) -> None:
+        first = next((o for o in operands if o.key == 0), None)
+        if first is None or kind_of(first.value) in ("literal", "none"):
+            message = "an optional call needs a graph value as its first operand"
+            hint = "where the call is absent, its first operand stands for it"
+            frame.scope.report("E401", message, call.span, hint=hint)
+
+    # --- captures and patterns ---
+
+    def _capture(self, expr: nodes.Capture, frame: Frame) -> Term:
+        span, hole, value = frame.place(expr.span), None, expr.value
+        pattern = self._pattern(value, frame)
+        if isinstance(value, nodes.Call) and pattern is not None:
+            self._size += 1
+            term, hole = self._expand(pattern, value, frame)
+            if value.optional and hole is not None:
+                term = Either((term, hole), span=frame.place(value.span))
+        else:
+            term = self.term(value, frame)
+        if hole is None and not _is_call(value):
+            message = "a capture names a call: `N@relu(x)`"
+            frame.scope.report("E403", message, expr.span)
+        if frame.expanding:
+            return Captured(self._local(expr.id, frame), term, hole, span=span)
+        return self._declare_capture(Captured(expr.id, term, hole, span=span), frame)
+
+    def _pattern(self, expr: nodes.Expr, frame: Frame) -> Definition | None:
+        """The pattern that an expression calls, if it calls one."""
+        if not isinstance(expr, nodes.Call) or expr.chain:
+            return None
+        target = self._target(expr.callee, frame)
+        return target if isinstance(target, Definition) else None
+
+    def _declare_capture(self, captured: Captured, frame: Frame) -> Captured:
+        earlier = self.entries.get(captured.name)
+        if captured.name in self.captured and earlier is not None:
+            message = f"`{captured.name}` already names a capture"
+            notes = (earlier.note(),)
+            frame.scope.report("E204", message, captured.span, notes=notes)
+        self.declare(frame.scope, captured.name, "capture", captured.span)
+        self.captured.setdefault(captured.name, captured)
+        return captured
+
+    def _expand(
+        self, definition: Definition, call: nodes.Call, frame: Frame
+    ) -> tuple[Term, Term | None]:
+        """A pattern's body for a call, and the term of its first parameter."""
+        item, span = definition.item, frame.place(call.span)
+        assert isinstance(item, nodes.PatternDef)
+        arguments = [self.term(argument, frame) for argument in call.args]
+        if definition in frame.expanding:
+            message = f"the pattern `{item.name}` contains itself"
+            notes = (definition.note("defined here"),)
+            frame.scope.report("E509", message, call.span, notes=notes)
+            return Anything(span=span), None
+        if not _check_arguments(frame.scope, definition, call, arguments):
+            return Anything(span=span), None
+        keys = [parameter_key(parameter) for parameter in item.parameters]
+        terms = dict(zip(keys, arguments, strict=True))
+        expanding = (*frame.expanding, definition)
+        inner = Frame(definition.scope, terms, span, expanding)
+        body = self.term(item.value, inner)
+        return body, arguments[0] if arguments else None
+
+
+_FORMS: Final[Mapping[type, str]] = {
+    nodes.IfElse: "`if … else`",
+    nodes.Optional: "`?` is for operands of calls; here it",
+    nodes.Star: "`*name` is for lists, `[*name]`; here it",
+    nodes.Not: "a condition",
+    nodes.And: "a condition",
+    nodes.Or: "a condition",
+    nodes.HasType: "a type",
+    nodes.IsConst: "a condition",
+    nodes.Matches: "a condition",
+}
+
+
+def parameter_key(parameter: nodes.Name | nodes.LiteralName) -> str:
+    """A parameter as `Frame.parameters` names it: `v` or `$k`."""
+    sign = "" if isinstance(parameter, nodes.Name) else "$"
+    return f"{sign}{parameter.id}"
+
+
+def kind_of(term: Term) -> calls.OperandKind:
+    """What a term can match: a graph value, a literal, or either."""
+    match term:
+        case Literal(None):
+            return "none"
+        case Literal() | LiteralVariable():
+            return "literal"
+        case Variable() | Reference() | Apply() | Captured():
+            return "value"
+    return "any"
+
+
+def check_kinds(
+    scope: Scope,
+    rows: Sequence[Operator],
+    operands: tuple[Operand, ...],
+    call: nodes.Call,
+) -> None:
+    """Report operands of a kind that the operator's schema does not take."""
+    exprs = [*call.args, *(keyword.value for keyword in call.keywords)]
+    for operand, expr in zip(operands, exprs, strict=True):
+        calls.check_kind(scope, rows, operand.key, kind_of(operand.value), expr.span)
+
+
+def words_of(text: str) -> set[str]:
+    """Every identifier in a stretch of rule text."""
+    return set(re.findall(r"[A-Za-z_]\w*", text))
+
+
+def _check_arguments(
+    scope: Scope, definition: Definition, call: nodes.Call, arguments: list[Term]
+) -> bool:
+    item = definition.item
+    assert isinstance(item, nodes.PatternDef)
+    notes = (definition.note("defined here"),)
+    if call.keywords or call.rest is not None:
+        message = f"the pattern `{item.name}` takes positional operands only"
+        scope.report("E302", message, call.span, notes=notes)
+        return False
+    missing = len(item.parameters) - len(arguments)
+    if missing != 0:
+        code = "E303" if missing > 0 else "E301"
+        wanted, given = len(item.parameters), len(arguments)
+        message = f"the pattern `{item.name}` takes {wanted} operands, not {given}"
+        scope.report(code, message, call.span, notes=notes)
+        return False
+    for parameter, argument, expr in zip(
+        item.parameters, arguments, call.args, strict=True
+    ):
+        _check_argument(scope, parameter, argument, expr.span)
+    return True
+
+
+def _check_argument(
+    scope: Scope,
+    parameter: nodes.Name | nodes.LiteralName,
+    argument: Term,
+    span: Span,
+) -> None:
+    kind = kind_of(argument)
+    if isinstance(parameter, nodes.Name) and kind in ("literal", "none"):
+        message = f"`{parameter.id}` stands for a graph value, and this is a literal"
+        scope.report("E401", message, span)
+    elif isinstance(parameter, nodes.LiteralName) and kind == "value":
+        message = f"`${parameter.id}` stands for a literal, and this is a graph value"
+        scope.report("E402", message, span)
+
+
+def _is_call(expr: nodes.Expr) -> bool:
+    if isinstance(expr, nodes.Alternatives):
+        return all(map(_is_call, expr.options))
+    return isinstance(expr, nodes.Call | nodes.Infix | nodes.Negate)
+

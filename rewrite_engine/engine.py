@@ -1,0 +1,56 @@
+"""Table of contents: what can be done with rules, in the order in which it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rewrite_engine.assets import rules_directory
+from rewrite_engine.dsl import loader
+from rewrite_engine.matching.match import Match
+from rewrite_engine.rewriting import run
+from rewrite_engine.rewriting.driver import Limits
+from rewrite_engine.rewriting.run import Model, Result
+from rewrite_engine.ruleset import RuleSet
+
+__all__ = ["Limits", "Match", "Model", "Result", "apply", "find", "load", "loads"]
+
+
+def load(source: str | Path) -> RuleSet:
+    """A rule set from a shipped library (`"qat_fuse"`) or from the path of a file.
+
+    Raises: RuleError with every finding; FileNotFoundError.
+    """
+    path = Path(source)
+    if path.suffix != ".rules":
+        path = rules_directory() / f"{source}.rules"
+    return RuleSet(path.stem, loader.load_file(path))
+
+
+def loads(text: str, name: str = "<text>") -> RuleSet:
+    """A rule set from text; `name` is what messages call it.
+
+    Raises: RuleError with every finding.
+    """
+    return RuleSet(name, loader.load_text(text, name))
+
+
+def apply(
+    model: Model,
+    rules: RuleSet,
+    *,
+    recurse: bool = False,
+    limits: Limits | None = None,
+) -> Result:
+    """Rewrite a graph in place: everything that matches and is safe, or nothing.
+
+    `recurse` also rewrites the graphs of submodules, such as the branches of `cond`.
+
+    Raises: RewriteError if the rules run past their `limits`. Whatever is raised, the
+    model is as it was before.
+    """
+    return rules.apply(model, recurse=recurse, limits=limits)
+
+
+def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:
+    """Every match that `apply` could rewrite in the graph as it is; changes nothing."""
+    return run.find(rules.program, model, recurse=recurse)

@@ -1,0 +1,96 @@
+"""Diagnostics as values, and the few exceptions that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from rewrite_engine.source import Source, Span
+
+
+@attrs.frozen
+class Note:
+    """A secondary remark, with a place in the source when it has one."""
+
+    message: str
+    span: Span | None = None
+    source: Source | None = None
+
+
+@attrs.frozen
+class Diagnostic:
+    """One finding about a rule file.
+
+    `code` is stable (`E201`); the wording of `message` and `hint` may improve.
+    `E…` codes are errors, `W…` codes are warnings.
+    """
+
+    code: str
+    message: str
+    span: Span
+    source: Source = attrs.field(repr=False)
+    notes: tuple[Note, ...] = ()
+    hint: str | None = None
+
+    @property
+    def is_error(self) -> bool:
+        return self.code.startswith("E")
+
+    def render(self) -> str:
+        """The finding with its source line, a caret, its notes and its hint."""
+        kind = "error" if self.is_error else "warning"
+        head = f"{_place(self.source, self.span)}: {kind}[{self.code}]: {self.message}"
+        parts = [head, _excerpt(self.source, self.span)]
+        parts += [_render_note(note, self.source) for note in self.notes]
+        if self.hint is not None:
+            parts.append(f"  hint: {self.hint}")
+        return "\n".join(parts)
+
+
+class RuleError(ValueError):
+    """A rule file is wrong; `diagnostics` holds every finding, in source order."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__(render(self.diagnostics))
+
+    def __reduce__(self) -> tuple[type[RuleError], tuple[tuple[Diagnostic, ...]]]:
+        return RuleError, (self.diagnostics,)
+
+
+class RewriteError(RuntimeError):
+    """A rewrite could not be completed; the graph is as it was before."""
+
+
+class GraphError(ValueError):
+    """The graph given is one that the engine cannot work on."""
+
+
+def render(diagnostics: Iterable[Diagnostic]) -> str:
+    """All findings, one after the other."""
+    return "\n\n".join(diagnostic.render() for diagnostic in diagnostics)
+
+
+def _place(source: Source, span: Span) -> str:
+    position = source.position(span.start)
+    return f"{source.name}:{position.line}:{position.column}"
+
+
+def _excerpt(source: Source, span: Span) -> str:
+    start = source.position(span.start)
+    line = source.line(start.line)
+    width = max(1, min(span.end - span.start, len(line) - start.column + 1))
+    margin = " " * len(str(start.line))
+    # Tabs are kept in the padding so that the caret stands under its character.
+    before = line[: start.column - 1]
+    padding = "".join("\t" if char == "\t" else " " for char in before)
+    return f"{margin} |\n{start.line} | {line}\n{margin} | {padding}{'^' * width}"
+
+
+def _render_note(note: Note, default: Source) -> str:
+    if note.span is None:
+        return f"  note: {note.message}"
+    source = note.source or default
+    excerpt = _excerpt(source, note.span)
+    return f"  note: {note.message} ({_place(source, note.span)})\n{excerpt}"

@@ -1,0 +1,99 @@
+"""What rules may ask about a graph: types of values, constants, readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+
+SHAPE_READERS = frozenset(
+    {
+        "sym_size",
+        "sym_stride",
+        "sym_numel",
+        "sym_storage_offset",
+        "size",
+        "stride",
+        "dim",
+        "numel",
+    }
+)
+
+
+@attrs.frozen
+class TensorType:
+    """The type of a tensor; sizes and strides may be symbolic."""
+
+    dtype: torch.dtype
+    shape: tuple[Any, ...]
+    stride: tuple[Any, ...]
+    device: torch.device
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> TensorType:
+        stride = tuple(tensor.stride()) if tensor.layout == torch.strided else ()
+        return TensorType(tensor.dtype, tuple(tensor.shape), stride, tensor.device)
+
+
+@attrs.frozen(eq=False)
+class GraphFacts:
+    """A read-only view of one graph and of the state it refers to.
+
+    `lifted` gives the tensors of placeholders that stand for parameters, buffers and
+    constants (the graph of an ExportedProgram); `staged` the constants that rewrites
+    have made and that the module does not hold yet.
+    """
+
+    module: fx.GraphModule
+    lifted: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
+    staged: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
+
+    def constant(self, node: fx.Node) -> torch.Tensor | None:
+        """The tensor that a node stands for, if it is module state."""
+        if node.op == "placeholder":
+            return self.lifted.get(node.name, self.staged.get(node.name))
+        if node.op != "get_attr":
+            return None
+        target = str(node.target)
+        value = self.staged.get(target)
+        if value is None:
+            value = attribute(self.module, target)
+        return value if isinstance(value, torch.Tensor) else None
+
+    def type_of(self, node: fx.Node) -> TensorType | None:
+        """The type of a node's value, None if nothing is known or it is no tensor."""
+        value = node.meta.get("val")
+        if value is None:
+            value = self.constant(node)
+        return TensorType.of(value) if isinstance(value, torch.Tensor) else None
+
+
+def attribute(module: torch.nn.Module, path: str) -> Any:
+    """The attribute at a dotted path, None if there is none."""
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part, None)
+        if value is None:
+            return None
+    return value
+
+
+def value_readers(node: fx.Node) -> list[fx.Node]:
+    """The users that read a node's value: not those that only ask for its shape."""
+    return [user for user in node.users if not _reads_only_shape(user)]
+
+
+def _reads_only_shape(user: fx.Node) -> bool:
+    if user.op == "call_module":
+        return user.target == "_guards_fn"
+    if user.op == "call_method":
+        return user.target in SHAPE_READERS
+    if user.op != "call_function":
+        return False
+    if user.target is getattr:
+        return user.args[1] in ("shape", "dtype", "device", "ndim", "layout")
+    packet = getattr(user.target, "overloadpacket", None)
+    return packet is not None and packet.__name__.split("::")[-1] in SHAPE_READERS

@@ -1,0 +1,410 @@
+"""Guards and literal expressions, compiled to functions of a match."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import attrs
+import torch
+from torch import fx
+
+from rewrite_engine import torch_ops
+from rewrite_engine.dsl import nodes
+from rewrite_engine.graph_facts import GraphFacts, TensorType, value_readers
+from rewrite_engine.lowering.literals import literals_equal
+
+
+class Unknown(Exception):  # noqa: N818 - an answer, not an error
+    """A question about a value has no answer, for instance its type is not known."""
+
+
+class Scope(Protocol):
+    """What an expression is evaluated in: the names of one match."""
+
+    facts: GraphFacts
+
+    def value(self, name: str) -> Any:
+        """What a name stands for; None if it is absent."""
+
+    def bind(self, name: str, value: Any) -> None:
+        """Give a literal name (a dimension) its value."""
+
+    def matches(self, node: fx.Node, pattern: object) -> bool:
+        """Whether a node matches a pattern of the guard (a node of its matcher)."""
+
+
+Evaluate = Callable[[Any], Any]
+"""A compiled expression, a function of a `Scope`."""
+
+
+@attrs.frozen
+class ArgumentScope:
+    """The arguments of one call by parameter name, for `commutes … when`."""
+
+    arguments: Mapping[str, Any]
+
+    def value(self, name: str) -> Any:
+        return self.arguments[name]
+
+
+@attrs.frozen(eq=False)
+class Condition:
+    """A compiled guard. `binds` are the dimension names that it gives a value."""
+
+    text: str
+    reason: str | None
+    reads: frozenset[str]
+    binds: frozenset[str]
+    evaluate: Evaluate = attrs.field(repr=False)
+
+    def holds(self, scope: Scope) -> bool:
+        try:
+            return bool(self.evaluate(scope))
+        except Unknown:
+            return False
+
+
+def compile_guard(
+    expr: nodes.Expr, text: str, reason: str | None, patterns: Mapping[Any, Any]
+) -> Condition:
+    """`patterns` gives the pattern of each `v ~ p` in the guard by its span."""
+    reads, binds = frozenset(_reads(expr)), frozenset(_binds(expr))
+    evaluate = _compile(expr, patterns)
+    return Condition(text, reason, reads - binds, binds, evaluate)
+
+
+def compile_expr(expr: nodes.Expr) -> Evaluate:
+    """A literal expression of a right side. Evaluating it may raise `Unknown`."""
+    return _compile(expr, {})
+
+
+def names_read(expr: nodes.Expr) -> tuple[str, ...]:
+    """The names that an expression reads, in order of appearance."""
+    return tuple(dict.fromkeys(_reads(expr)))
+
+
+def _reads(expr: nodes.Expr) -> Iterator[str]:
+    match expr:
+        case nodes.Name(id) if "." not in id:
+            yield id
+        case nodes.LiteralName(id) | nodes.IsConst(id) | nodes.Matches(id):
+            yield id
+        case nodes.Star(id):
+            yield id
+        case nodes.HasType(id, type):
+            yield id
+            yield from (i for d in type.shape or () for i in _reads(d))
+        case _:
+            yield from (i for child in _children(expr) for i in _reads(child))
+
+
+def _binds(expr: nodes.Expr) -> Iterator[str]:
+    if isinstance(expr, nodes.HasType):
+        for dim in expr.type.shape or ():
+            if isinstance(dim, (nodes.LiteralName, nodes.Star)):
+                yield dim.id
+    for child in _children(expr):
+        yield from _binds(child)
+
+
+def _children(expr: nodes.Expr) -> tuple[nodes.Expr, ...]:
+    match expr:
+        case nodes.ListExpr(items):
+            return items
+        case nodes.Call(_, args, keywords):
+            return (*args, *(keyword.value for keyword in keywords))
+        case nodes.Infix(_, left, right) | nodes.Compare(_, left, right):
+            return left, right
+        case nodes.And(left, right) | nodes.Or(left, right):
+            return left, right
+        case nodes.Not(value) | nodes.Negate(value):
+            return (value,)
+        case nodes.IfElse(then, condition, otherwise):
+            return then, condition, otherwise
+    return ()
+
+
+_ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
+_ORDER: Mapping[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _compile(expr: nodes.Expr, patterns: Mapping[Any, Any]) -> Evaluate:
+    match expr:
+        case nodes.Constant(value):
+            return lambda scope: value
+        case nodes.Name(id) if "." in id:
+            constant = torch_ops.constant(id)
+            return lambda scope: constant
+        case nodes.Name(id) | nodes.LiteralName(id):
+            return lambda scope: scope.value(id)
+        case nodes.ListExpr(items):
+            return _compile_list(items, patterns)
+        case nodes.Infix(sign, left, right):
+            return _compile_arithmetic(sign, left, right, patterns)
+        case nodes.Negate(value):
+            inner = _compile(value, patterns)
+            return lambda scope: -inner(scope)
+        case nodes.Compare(sign, left, right):
+            return _compile_comparison(sign, left, right, patterns)
+        case nodes.Not() | nodes.And() | nodes.Or() | nodes.IfElse():
+            return _compile_logic(expr, patterns)
+        case nodes.Call(callee, args):
+            return _compile_call(callee.id, args, patterns)
+        case nodes.HasType(id, type):
+            return _compile_type_test(id, type)
+        case nodes.IsConst(id):
+            return lambda scope: scope.facts.constant(_node(scope, id)) is not None
+        case nodes.Matches(id):
+            pattern = patterns[expr.span]
+            return lambda scope: scope.matches(_node(scope, id), pattern)
+    raise AssertionError(f"the resolver let {expr!r} through")
+
+
+def _compile_list(
+    items: tuple[nodes.Expr, ...], patterns: Mapping[Any, Any]
+) -> Evaluate:
+    parts = [
+        (isinstance(item, nodes.Star), _compile(_unstar(item), patterns))
+        for item in items
+    ]
+
+    def evaluate(scope: Scope) -> list[Any]:
+        values: list[Any] = []
+        for spread, part in parts:
+            values.extend(part(scope)) if spread else values.append(part(scope))
+        return values
+
+    return evaluate
+
+
+def _unstar(item: nodes.Expr) -> nodes.Expr:
+    return nodes.LiteralName(item.id) if isinstance(item, nodes.Star) else item
+
+
+def _compile_arithmetic(
+    sign: str, left: nodes.Expr, right: nodes.Expr, patterns: Mapping[Any, Any]
+) -> Evaluate:
+    apply, a, b = _ARITHMETIC[sign], _compile(left, patterns), _compile(right, patterns)
+
+    def evaluate(scope: Scope) -> Any:
+        try:
+            return apply(a(scope), b(scope))
+        except (TypeError, ArithmeticError) as error:
+            raise Unknown(str(error)) from error
+
+    return evaluate
+
+
+def _compile_comparison(
+    sign: str, left: nodes.Expr, right: nodes.Expr, patterns: Mapping[Any, Any]
+) -> Evaluate:
+    a, b = _compile(left, patterns), _compile(right, patterns)
+    if sign in ("==", "!="):
+        wanted = sign == "=="
+        return lambda scope: values_equal(a(scope), b(scope)) is wanted
+    order = _ORDER[sign]
+
+    def evaluate(scope: Scope) -> bool:
+        try:
+            return bool(order(a(scope), b(scope)))
+        except TypeError as error:
+            raise Unknown(str(error)) from error
+
+    return evaluate
+
+
+def values_equal(left: Any, right: Any) -> bool:
+    """Equality in guards: nodes by identity, devices and dtypes also by their name."""
+    if isinstance(left, fx.Node) or isinstance(right, fx.Node):
+        return left is right
+    for value, other in ((left, right), (right, left)):
+        if isinstance(value, torch.device) and isinstance(other, str):
+            return other in (value.type, str(value))
+        if isinstance(value, torch.dtype) and isinstance(other, str):
+            return other in (torch_ops.dtype_name(value), str(value))
+    return literals_equal(left, right)
+
+
+def _compile_logic(expr: nodes.Expr, patterns: Mapping[Any, Any]) -> Evaluate:
+    parts = [_compile(child, patterns) for child in _children(expr)]
+    match expr:
+        case nodes.Not():
+            return lambda scope: not parts[0](scope)
+        case nodes.And():
+            return lambda scope: parts[0](scope) and parts[1](scope)
+        case nodes.Or():
+            return lambda scope: parts[0](scope) or parts[1](scope)
+    then, condition, otherwise = parts
+    return lambda scope: then(scope) if present(condition(scope)) else otherwise(scope)
+
+
+def present(value: Any) -> bool:
+    """A bare name as a condition asks whether it is there; a boolean is itself."""
+    return value is not None and value is not False
+
+
+def _compile_call(
+    name: str, args: tuple[nodes.Expr, ...], patterns: Mapping[Any, Any]
+) -> Evaluate:
+    function = FUNCTIONS[name]
+    parts = [_compile(arg, patterns) for arg in args]
+
+    def evaluate(scope: Scope) -> Any:
+        values = [part(scope) for part in parts]
+        try:
+            return function(scope, *values)
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
+            raise Unknown(f"{name}: {error}") from error
+
+    return evaluate
+
+
+# --- the functions of the language ---
+
+
+def _node(scope: Scope, name: str) -> fx.Node:
+    value = scope.value(name)
+    if not isinstance(value, fx.Node):
+        raise Unknown(f"'{name}' is absent")
+    return value
+
+
+def _type(scope: Scope, value: Any) -> TensorType:
+    if isinstance(value, torch.Tensor):
+        return TensorType.of(value)
+    known = scope.facts.type_of(value) if isinstance(value, fx.Node) else None
+    if known is None:
+        raise Unknown(f"the type of {value} is not known")
+    return known
+
+
+def along(n: Any, axis: int, rank: int) -> list[Any]:
+    """A shape of `rank` ones with `n` at `axis`."""
+    if not 0 <= rank <= 64:
+        raise ValueError("a rank is between 0 and 64")
+    shape: list[Any] = [1] * rank
+    shape[axis] = n
+    return shape
+
+
+def _is_contiguous(scope: Scope, value: Any) -> bool:
+    known = _type(scope, value)
+    expected: Any = 1
+    for size, stride in zip(reversed(known.shape), reversed(known.stride), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected = expected * size
+    return True
+
+
+def _readers(scope: Scope, value: Any) -> int:
+    if not isinstance(value, fx.Node):
+        raise Unknown("only a graph value has readers")
+    return len(value_readers(value))
+
+
+def _distinct(scope: Scope, *values: Any) -> bool:
+    return len({id(value) for value in values}) == len(values)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "rank": lambda scope, value: len(_type(scope, value).shape),
+    "shape": lambda scope, value: list(_type(scope, value).shape),
+    "size": lambda scope, value, axis: _type(scope, value).shape[axis],
+    "numel": lambda scope, value: math.prod(_type(scope, value).shape),
+    "dtype": lambda scope, value: _type(scope, value).dtype,
+    "device": lambda scope, value: _type(scope, value).device,
+    "is_contiguous": _is_contiguous,
+    "uses": _readers,
+    "distinct": _distinct,
+    "along": lambda scope, n, axis, rank: along(n, axis, rank),
+    "min": lambda scope, *values: min(*values),
+    "max": lambda scope, *values: max(*values),
+    "abs": lambda scope, value: abs(value),
+    "len": lambda scope, value: len(value),
+    "prod": lambda scope, values: math.prod(values),
+}
+
+
+# --- type tests ---
+
+
+def _compile_type_test(name: str, type: nodes.TensorType) -> Evaluate:
+    dtypes = frozenset(torch_ops.dtype_of(dtype) for dtype in type.dtypes)
+
+    def evaluate(scope: Scope) -> bool:
+        known = _type(scope, scope.value(name))
+        if dtypes and known.dtype not in dtypes:
+            return False
+        return type.shape is None or _shape_fits(scope, type.shape, known.shape)
+
+    return evaluate
+
+
+def _shape_fits(
+    scope: Scope, dims: tuple[nodes.Expr, ...], shape: tuple[Any, ...]
+) -> bool:
+    star = next((i for i, d in enumerate(dims) if isinstance(d, nodes.Star)), None)
+    if star is None:
+        return len(dims) == len(shape) and _dims_fit(scope, dims, shape)
+    after = len(dims) - star - 1
+    if len(shape) < star + after:
+        return False
+    middle = list(shape[star : len(shape) - after])
+    name = dims[star]
+    assert isinstance(name, nodes.Star)
+    return (
+        _dims_fit(scope, dims[:star], shape[:star])
+        and _dims_fit(scope, dims[star + 1 :], shape[len(shape) - after :])
+        and _dim_fits(scope, nodes.LiteralName(name.id), middle)
+    )
+
+
+def _dims_fit(
+    scope: Scope, dims: tuple[nodes.Expr, ...], shape: tuple[Any, ...]
+) -> bool:
+    return all(_dim_fits(scope, d, s) for d, s in zip(dims, shape, strict=True))
+
+
+def _dim_fits(scope: Scope, dim: nodes.Expr, size: Any) -> bool:
+    match dim:
+        case nodes.Wildcard():
+            return True
+        case nodes.Constant(value):
+            return _is_static(size) and literals_equal(size, value)
+        case nodes.LiteralName(id):
+            known = scope.value(id)
+            if known is None:
+                scope.bind(id, size)
+                return True
+            return _sizes_equal(known, size)
+    raise AssertionError(f"no dimension: {dim!r}")
+
+
+def _is_static(size: Any) -> bool:
+    return isinstance(size, int)
+
+
+def _sizes_equal(left: Any, right: Any) -> bool:
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(_sizes_equal, left, right))
+    if _is_static(left) and _is_static(right):
+        return bool(left == right)
+    # Comparing symbolic sizes must not add a guard to the program: only sizes that
+    # are the same expression are known to be equal.
+    return str(left) == str(right)

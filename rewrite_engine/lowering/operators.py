@@ -1,0 +1,178 @@
+"""Operators of a pattern: which fx calls they cover, and how those calls' arguments
+line up with the operands that the pattern names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine import torch_ops
+from rewrite_engine.dsl import checked
+from rewrite_engine.lowering.guards import ArgumentScope, compile_expr
+from rewrite_engine.lowering.literals import literals_equal
+from rewrite_engine.signatures import Parameter, Signature
+
+CallKey = tuple[str, object]
+"""An fx `op` and its target, with functions replaced by their identity."""
+
+
+def call_key(node: fx.Node) -> CallKey:
+    """The key under which `OperatorPattern.calls` lists the calls like this node."""
+    target = node.target
+    # Hashing an OpOverload runs Python code; its identity is as good and far cheaper.
+    return node.op, target if isinstance(target, str) else id(target)
+
+
+@attrs.frozen(eq=False)
+class Spelling:
+    """One way in which a graph may call an operator.
+
+    `names` maps a parameter of the operator's canonical signature to the parameter of
+    this spelling that holds the same operand; a parameter that has no counterpart here
+    is missing from it and stays at its canonical default.
+    """
+
+    op: str
+    target: Any
+    signature: Signature
+    canonical: Signature
+    names: Mapping[str, str]
+    row: int
+
+    @property
+    def key(self) -> CallKey:
+        target = self.target
+        return self.op, target if isinstance(target, str) else id(target)
+
+    def arguments(self, node: fx.Node) -> dict[str, Any] | None:
+        """The node's arguments by canonical parameter name, defaults filled in.
+
+        None if the node's arguments do not fit this spelling.
+        """
+        bound = self.signature.bind(node.args, node.kwargs)
+        if bound is None:
+            return None
+        arguments = {}
+        for parameter in self.canonical.parameters:
+            mine = self.names.get(parameter.name)
+            default = parameter.default if mine is None else self._default(mine)
+            value = default if mine is None else bound.pop(mine, default)
+            arguments[parameter.name] = _as_list(value, parameter)
+        return arguments if self._at_defaults(bound) else None
+
+    def _default(self, name: str) -> Any:
+        parameter = self.signature.parameter(name)
+        assert parameter is not None
+        return parameter.default
+
+    def _at_defaults(self, extra: Mapping[str, Any]) -> bool:
+        """Whether arguments unknown to the canonical signature change nothing."""
+        return all(
+            literals_equal(value, self._default(name)) for name, value in extra.items()
+        )
+
+
+def _as_list(value: Any, parameter: Parameter) -> Any:
+    """`stride=2` of an `int[2]` parameter means `[2, 2]`."""
+    size = parameter.type.partition("[")[2].partition("]")[0]
+    if type(value) is int and size.isdigit():
+        return [value] * int(size)
+    return value
+
+
+@attrs.frozen(eq=False)
+class OperatorPattern:
+    """The target of a call in a matcher graph: an operator class, or a family's slot.
+
+    `rows` holds the operator of each family row (one row without a family), and
+    `literals` what the family's literal parameters are in that row.
+    """
+
+    name: str
+    rows: tuple[checked.Operator, ...]
+    literals: tuple[Mapping[str, Any], ...]
+    is_slot: bool
+    spellings: tuple[Spelling, ...]
+    conditions: tuple[Callable[[Mapping[str, Any]], bool] | None, ...]
+    """Per row, when operands commute, as a function of a call's arguments."""
+    __name__: str = attrs.field(init=False)
+    __module__: str = attrs.field(init=False, default="rules")
+
+    @__name__.default
+    def _default_name(self) -> str:
+        return self.name.replace(".", "_").lstrip("_")
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        raise TypeError(f"'{self.name}' is a pattern; run one of the rule's instances")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def calls(self) -> Mapping[CallKey, tuple[Spelling, ...]]:
+        """The spellings by the calls that they cover."""
+        table: dict[CallKey, tuple[Spelling, ...]] = {}
+        for spelling in self.spellings:
+            table[spelling.key] = (*table.get(spelling.key, ()), spelling)
+        return table
+
+    def canonical(self, row: int) -> Signature:
+        return self.rows[row].spellings[0]
+
+    def first_spelling(self, row: int) -> Spelling:
+        """The spelling that a right side builds."""
+        return next(s for s in self.spellings if s.row == row)
+
+
+def operator_pattern(operator: checked.Operator) -> OperatorPattern:
+    """The pattern of a plain operator.
+
+    Raises: LookupError if an operator's library is not installed.
+    """
+    spellings = tuple(_spellings(operator, row=0))
+    conditions = (_condition(operator),)
+    return OperatorPattern(
+        operator.name, (operator,), ({},), False, spellings, conditions
+    )
+
+
+def slot_pattern(family: checked.FamilyUse) -> OperatorPattern:
+    """The pattern of a family's operator parameter: the union of its rows."""
+    rows = tuple(row.operator for row in family.rows)
+    spellings = tuple(s for i, row in enumerate(rows) for s in _spellings(row, row=i))
+    literals = tuple(row.literals for row in family.rows)
+    conditions = tuple(map(_condition, rows))
+    return OperatorPattern(family.slot, rows, literals, True, spellings, conditions)
+
+
+def _condition(
+    operator: checked.Operator,
+) -> Callable[[Mapping[str, Any]], bool] | None:
+    if operator.when is None:
+        return None
+    evaluate = compile_expr(operator.when)
+    return lambda arguments: bool(evaluate(ArgumentScope(arguments)))
+
+
+def _spellings(operator: checked.Operator, row: int) -> Iterator[Spelling]:
+    canonical = operator.spellings[0]
+    for signature in operator.spellings:
+        op, target = torch_ops.resolve(signature)
+        names = dict(_align(canonical, signature))
+        yield Spelling(op, target, signature, canonical, names, row)
+
+
+def _align(canonical: Signature, other: Signature) -> Iterator[tuple[str, str]]:
+    """Pairs of parameter names that hold the same operand: by name, else by position."""
+    shared = {p.name for p in canonical.parameters} & {p.name for p in other.parameters}
+    position = 0
+    for parameter in canonical.parameters:
+        if parameter.name in shared:
+            yield parameter.name, parameter.name
+        elif not parameter.keyword_only:
+            counterpart = other.parameter(position)
+            if counterpart is not None and counterpart.name not in shared:
+                yield parameter.name, counterpart.name
+        position += not parameter.keyword_only

@@ -1,0 +1,210 @@
+"""The left side of a rule as an fx graph: the matcher.
+
+Placeholders stand for what the rule names (`role` in their metadata: `value`, `literal`
+or `others`), calls for what must be in the graph, and the calls of `markers` for options,
+alternatives, captures and guards. Nothing is expanded: one graph covers every family
+row, option and alternative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.dsl import checked
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.guards import Condition, compile_guard
+from rewrite_engine.lowering.operators import (
+    OperatorPattern,
+    operator_pattern,
+    slot_pattern,
+)
+
+
+class Operators:
+    """The operator patterns of one rule; equal operators share one pattern."""
+
+    def __init__(self, rule: checked.Rule) -> None:
+        self._family = slot_pattern(rule.family) if rule.family else None
+        self._patterns: dict[int, OperatorPattern] = {}
+
+    def pattern(self, operator: checked.Operator | checked.Slot) -> OperatorPattern:
+        if isinstance(operator, checked.Slot):
+            assert self._family is not None
+            return self._family
+        if id(operator) not in self._patterns:
+            self._patterns[id(operator)] = operator_pattern(operator)
+        return self._patterns[id(operator)]
+
+
+def build_matcher(rule: checked.Rule, operators: Operators) -> fx.Graph:
+    """The matcher graph of a rule; its output lists the roots.
+
+    Metadata of its nodes: `role` (placeholders), `names` (what the rule calls the node),
+    `optional` (a placeholder that may be absent) and `guard` (a `Condition`).
+    """
+    builder = _MatcherBuilder(rule, operators)
+    # In source order, so that chains of statements are not built by recursion.
+    for binding in rule.bindings:
+        builder.binding(binding.name)
+    roots = [builder.binding(name) for name in rule.roots]
+    for guard in rule.guards:
+        builder.guard(guard)
+    builder.graph.output(tuple(roots))
+    return builder.graph
+
+
+@attrs.define(eq=False)
+class _MatcherBuilder:
+    rule: checked.Rule
+    operators: Operators
+    graph: fx.Graph = attrs.field(factory=fx.Graph)
+    _built: dict[int, Any] = attrs.field(factory=dict)
+    _placeholders: dict[str, fx.Node] = attrs.field(factory=dict)
+    _bindings: dict[str, checked.Binding] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._bindings = {binding.name: binding for binding in self.rule.bindings}
+        # All placeholders come first, as in any fx graph.
+        for binding in self.rule.bindings:
+            self._declare(binding.term)
+        for name in self._dimensions():
+            self._placeholder(name, "literal")
+
+    def binding(self, name: str) -> Any:
+        node = self.term(self._bindings[name].term)
+        if isinstance(node, fx.Node):
+            names = node.meta.setdefault("names", [])
+            if name not in names:
+                names.append(name)
+        return node
+
+    def term(self, term: checked.Term) -> Any:
+        # A macro puts the same term object in several places: one node stands for it.
+        if id(term) not in self._built:
+            self._built[id(term)] = self._build(term)
+        return self._built[id(term)]
+
+    def _build(self, term: checked.Term) -> Any:
+        match term:
+            case checked.Variable(name) | checked.LiteralVariable(name):
+                return self._placeholders[name]
+            case checked.Others(name):
+                return self._placeholders[name]
+            case checked.Reference(name):
+                return self.binding(name)
+            case checked.Literal(value):
+                return list(value) if isinstance(value, tuple) else value
+            case checked.Items(items):
+                return [self.term(item) for item in items]
+            case checked.Anything():
+                return self.graph.call_function(markers.anything)
+            case checked.Either(options):
+                parts = tuple(self.term(option) for option in options)
+                return self.graph.call_function(markers.either, parts)
+            case checked.Maybe(value):
+                return self.graph.call_function(markers.maybe, (self.term(value),))
+            case checked.Captured(name, value, hole):
+                return self._captured(name, value, hole)
+            case checked.Apply():
+                return self._apply(term)
+
+    def _captured(
+        self, name: str, value: checked.Term, hole: checked.Term | None
+    ) -> fx.Node:
+        inner = self.term(value)
+        held = None if hole is None else self.term(hole)
+        args = (name, inner, held)
+        node = self.graph.create_node(
+            "call_function", markers.captured, args, name=f"capture_{name}"
+        )
+        node.meta["names"] = [name]
+        return node
+
+    def _apply(self, term: checked.Apply) -> fx.Node:
+        operator = self.operators.pattern(term.operator)
+        keyed = {operand.key: self.term(operand.value) for operand in term.operands}
+        args = [keyed[key] for key in sorted(k for k in keyed if isinstance(k, int))]
+        kwargs = {key: value for key, value in keyed.items() if isinstance(key, str)}
+        if term.rest:
+            args.append(...)
+        call = self.graph.call_function(operator, tuple(args), kwargs)
+        if not term.optional:
+            return call
+        return self.graph.call_function(markers.skippable, (call,))
+
+    # --- placeholders ---
+
+    def _declare(self, term: checked.Term) -> None:
+        match term:
+            case checked.Variable(name):
+                self._placeholder(name, "value")
+            case checked.LiteralVariable(name):
+                self._placeholder(name, "literal")
+            case checked.Others(name):
+                self._placeholder(name, "others")
+        for child in _subterms(term):
+            self._declare(child)
+
+    def _placeholder(self, name: str, role: str) -> None:
+        if name in self._placeholders:
+            return
+        node = self.graph.placeholder(name)
+        node.meta.update(role=role, names=[name], optional=name in self.rule.optional)
+        self._placeholders[name] = node
+
+    def _dimensions(self) -> list[str]:
+        """Literal names that a family or a guard's type test gives a value."""
+        family = self.rule.family
+        names = [name for row in family.rows for name in row.literals] if family else []
+        for guard in self.rule.guards:
+            names += sorted(compile_guard(guard.expr, "", None, {}).binds)
+        return names
+
+    # --- guards ---
+
+    def guard(self, guard: checked.Guard) -> None:
+        patterns = {span: self.term(term) for span, term in guard.patterns.items()}
+        condition = compile_guard(guard.expr, guard.text, guard.reason, patterns)
+        operands = (self._named(name) for name in sorted(condition.reads))
+        node = self.graph.call_function(markers.where, (condition.text, *operands))
+        node.meta["guard"] = condition
+
+    def _named(self, name: str) -> Any:
+        if name in self._placeholders:
+            return self._placeholders[name]
+        if name in self._bindings:
+            return self.binding(name)
+        return next(n for n in self.graph.nodes if name in n.meta.get("names", ()))
+
+
+def _subterms(term: checked.Term) -> tuple[checked.Term, ...]:
+    match term:
+        case checked.Items(items):
+            return items
+        case checked.Either(options):
+            return options
+        case checked.Maybe(value) | checked.Captured(_, value):
+            return (value,)
+        case checked.Apply(_, operands):
+            return tuple(operand.value for operand in operands)
+    return ()
+
+
+def guards_of(matcher: fx.Graph) -> list[Condition]:
+    """The guards of a matcher, in source order."""
+    return [node.meta["guard"] for node in matcher.nodes if "guard" in node.meta]
+
+
+def roots_of(matcher: fx.Graph) -> tuple[fx.Node, ...]:
+    """The calls that anchor a matcher, in source order."""
+    roots: tuple[fx.Node, ...] = matcher.output_node().args[0]
+    return roots
+
+
+def placeholders_of(matcher: fx.Graph) -> Mapping[str, fx.Node]:
+    """What the rule names, other than calls."""
+    return {n.name: n for n in matcher.nodes if n.op == "placeholder"}

@@ -1,0 +1,142 @@
+"""The right side of a rule as an fx graph: the replacement.
+
+Placeholders stand for what the match binds, calls for what will be created, and the
+calls of `markers` for what is decided or computed at match time. The output is a mapping
+from the replaced names to the nodes that take their place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.dsl import checked, nodes
+from rewrite_engine.dsl.printer import print_expr
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.guards import compile_expr, names_read
+from rewrite_engine.lowering.patterns import Operators
+
+REST_OF = "rest_of"
+"""The keyword under which a new call refers to the call whose arguments it takes."""
+
+_CONSTANTS = {
+    "param": markers.param,
+    "buffer": markers.buffer,
+    "value": markers.value,
+}
+
+
+def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
+    """The replacement graph of a rule.
+
+    Metadata of its nodes: `names` (what the rule calls the node), `compute` (a literal's
+    function, on `computed` and as the condition of `choose`). The order of the graph's
+    `steps` is the order of the right side's statements.
+    """
+    builder = _ReplacementBuilder(operators)
+    for name in dict.fromkeys(_names_used(rule.creates)):
+        builder.placeholder(name)
+    for create in rule.creates:
+        builder.create(create)
+    builder.graph.output(builder.replaced)
+    return builder.graph
+
+
+@attrs.define(eq=False)
+class _ReplacementBuilder:
+    operators: Operators
+    graph: fx.Graph = attrs.field(factory=fx.Graph)
+    replaced: dict[str, Any] = attrs.field(factory=dict)
+    _names: dict[str, Any] = attrs.field(factory=dict)
+
+    def placeholder(self, name: str) -> None:
+        node = self.graph.placeholder(name)
+        node.meta["names"] = [name]
+        self._names[name] = node
+
+    def create(self, create: checked.Create) -> None:
+        node = self.value(create.value)
+        if create.kind != "node":
+            node = self.graph.call_function(_CONSTANTS[create.kind], (node,))
+        name = f"{create.name}'" if create.replaces else create.name
+        self._names[name] = node
+        if isinstance(node, fx.Node):
+            node.meta.setdefault("names", []).append(name)
+            node.meta["statement"] = create.span
+        if create.replaces:
+            self.replaced[create.name] = node
+
+    def value(self, value: checked.Value) -> Any:
+        match value:
+            case checked.Use(name):
+                return self._names[name]
+            case checked.Computed(nodes.Constant(constant)):
+                return constant
+            case checked.Computed(expr):
+                return self._computed(expr)
+            case checked.MakeList(items):
+                return [self.value(item) for item in items]
+            case checked.Spread(name):
+                return self.graph.call_function(markers.spread, (self._names[name],))
+            case checked.Build():
+                return self._call(value)
+            case checked.Reemit(capture, arguments):
+                operands = tuple(self.value(argument) for argument in arguments)
+                args = (self._names[capture], *operands)
+                return self.graph.call_function(markers.reemit, args)
+            case checked.Choose(condition, then, otherwise):
+                return self._choose(condition, then, otherwise)
+
+    def _computed(self, expr: nodes.Expr) -> fx.Node:
+        operands = tuple(self._names[name] for name in names_read(expr))
+        args = (print_expr(expr), *operands)
+        node = self.graph.call_function(markers.computed, args)
+        node.meta["compute"] = compile_expr(expr)
+        return node
+
+    def _choose(
+        self, condition: nodes.Expr, then: checked.Value, otherwise: checked.Value
+    ) -> fx.Node:
+        args = (print_expr(condition), self.value(then), self.value(otherwise))
+        node = self.graph.call_function(markers.choose, args)
+        node.meta["compute"] = compile_expr(condition)
+        return node
+
+    def _call(self, build: checked.Build) -> fx.Node:
+        operator = self.operators.pattern(build.operator)
+        keyed = {a.key: self.value(a.value) for a in build.arguments}
+        args = [keyed[key] for key in sorted(k for k in keyed if isinstance(k, int))]
+        kwargs = {key: value for key, value in keyed.items() if isinstance(key, str)}
+        if build.rest_of is not None:
+            kwargs[REST_OF] = self._names[build.rest_of]
+        return self.graph.call_function(operator, tuple(args), kwargs)
+
+
+def _names_used(creates: tuple[checked.Create, ...]) -> list[str]:
+    """Names of the left side that the right side reads, in order of appearance."""
+    names: list[str] = []
+    made: set[str] = set()
+    for create in creates:
+        names += [n for n in _value_names(create.value) if n not in made]
+        made.add(f"{create.name}'" if create.replaces else create.name)
+    return names
+
+
+def _value_names(value: checked.Value) -> list[str]:
+    match value:
+        case checked.Use(name) | checked.Spread(name):
+            return [name]
+        case checked.Computed(expr):
+            return list(names_read(expr))
+        case checked.MakeList(items):
+            return [n for item in items for n in _value_names(item)]
+        case checked.Build(_, arguments, rest_of):
+            names = [n for a in arguments for n in _value_names(a.value)]
+            return names if rest_of is None else [*names, rest_of]
+        case checked.Reemit(capture, arguments):
+            return [capture, *(n for a in arguments for n in _value_names(a))]
+        case checked.Choose(condition, then, otherwise):
+            names = list(names_read(condition))
+            return [*names, *_value_names(then), *_value_names(otherwise)]

@@ -1,0 +1,87 @@
+"""A compiled rule: two graphs and how to apply them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import attrs
+import torch
+from torch import fx
+
+from rewrite_engine.dsl import checked
+from rewrite_engine.lowering.instances import Instance, instances
+from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.lowering.patterns import Operators, build_matcher
+from rewrite_engine.lowering.replacements import build_replacement
+
+
+@attrs.frozen(eq=False, slots=False)
+class CompiledRule:
+    """A rule as two graphs: `matcher_graph` is found, `replacement_graph` is built.
+
+    Immutable, and safe to share between threads.
+    """
+
+    name: str
+    place: str
+    """Where the rule stands: `file.rules:12`."""
+    doc: str
+    source_text: str
+    """The rule as written."""
+    matcher_graph: fx.Graph = attrs.field(repr=False)
+    replacement_graph: fx.Graph = attrs.field(repr=False)
+    roots: tuple[str, ...]
+    meta: tuple[checked.CopyMeta, ...]
+    keep: frozenset[str]
+    erase: frozenset[str]
+    family_literals: tuple[str, ...]
+    rows: int
+    once: bool
+    benefit: int
+    tolerance: float | None
+
+    @cached_property
+    def matcher(self) -> fx.GraphModule:
+        """The left side as a module that can be printed and drawn."""
+        return fx.GraphModule(torch.nn.Module(), self.matcher_graph, self.name)
+
+    @cached_property
+    def replacement(self) -> fx.GraphModule:
+        """The right side as a module that can be printed and drawn."""
+        return fx.GraphModule(torch.nn.Module(), self.replacement_graph, self.name)
+
+    def instances(self) -> tuple[Instance, ...]:
+        """Every concrete, runnable pair: family rows, spellings, options, alternatives."""
+        return tuple(instances(self.name, self.matcher_graph, self.replacement_graph))
+
+
+def compile_rule(rule: checked.Rule) -> CompiledRule:
+    """Build both graphs of a rule, from its text and never by tracing."""
+    operators = Operators(rule)
+    matcher = build_matcher(rule, operators)
+    line = rule.source.position(rule.span.start).line
+    literals = tuple(rule.family.rows[0].literals) if rule.family else ()
+    return CompiledRule(
+        rule.name,
+        f"{rule.source.name}:{line}",
+        rule.doc,
+        rule.source.text[rule.span.start : rule.span.end],
+        matcher,
+        build_replacement(rule, operators),
+        rule.roots,
+        rule.meta,
+        rule.keep,
+        rule.erase,
+        literals,
+        len(rule.family.rows) if rule.family else 1,
+        rule.once,
+        _benefit(rule, matcher),
+        rule.tolerance,
+    )
+
+
+def _benefit(rule: checked.Rule, matcher: fx.Graph) -> int:
+    """Larger patterns first, unless the rule says otherwise."""
+    if rule.benefit is not None:
+        return rule.benefit
+    return sum(isinstance(node.target, OperatorPattern) for node in matcher.nodes)

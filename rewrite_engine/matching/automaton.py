@@ -1,0 +1,603 @@
+"""From matcher graphs to a matching program: one for a whole rule set.
+
+Every rule's matcher becomes a graph of instructions; the program dispatches a node to
+the rules that a call of its target can anchor, larger benefit first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.guards import Condition
+from rewrite_engine.lowering.operators import CallKey, OperatorPattern, Spelling
+from rewrite_engine.lowering.patterns import guards_of, placeholders_of, roots_of
+from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.matching import instructions as code
+from rewrite_engine.matching.instructions import UNBOUND, Registers
+
+STEPS = 10_000
+"""Instructions that the search at one candidate may take."""
+
+Block = list[Any]
+"""Instructions in the order in which they run, before they are linked."""
+
+
+@attrs.frozen(eq=False)
+class RuleProgram:
+    """The instructions of one rule and where its names live."""
+
+    rule: CompiledRule
+    entry: code.Instruction
+    size: int
+    names: Mapping[str, int]
+    calls: tuple[tuple[int, int], ...]
+    """Registers of every call of the pattern: its node, and the spelling found."""
+    captures: Mapping[str, CaptureLayout]
+    row: int | None
+    roots: tuple[int, ...]
+    refusals: tuple[code.Check, ...]
+    """Guards with a reason: a match that fails one is refused."""
+
+    def registers(self, anchor: fx.Node) -> Registers:
+        registers: Registers = [UNBOUND] * self.size
+        registers[0] = anchor
+        return registers
+
+
+@attrs.frozen
+class CaptureLayout:
+    """Registers of a capture: its root, its hole, and the calls in between."""
+
+    root: int
+    hole: int | None
+    calls: tuple[int, ...]
+
+
+@attrs.frozen(eq=False)
+class Program:
+    """All rules of a set, by the calls that can anchor them."""
+
+    rules: tuple[RuleProgram, ...]
+    anchors: Mapping[CallKey, tuple[RuleProgram, ...]]
+    targets: tuple[tuple[str, Any], ...]
+    """Every anchoring (op, target), for fx's node index."""
+
+
+def build_program(rules: Sequence[CompiledRule]) -> Program:
+    """The program of a rule set; rules of equal benefit stay in the order given."""
+    ordered = sorted(rules, key=lambda rule: -rule.benefit)
+    programs = tuple(_RuleCompiler.compile(rule) for rule in ordered)
+    anchors: dict[CallKey, list[RuleProgram]] = {}
+    targets: dict[CallKey, tuple[str, Any]] = {}
+    for program in programs:
+        for spelling in _anchor_spellings(roots_of(program.rule.matcher_graph)[0]):
+            rules_here = anchors.setdefault(spelling.key, [])
+            if program not in rules_here:
+                rules_here.append(program)
+            targets[spelling.key] = (spelling.op, spelling.target)
+    frozen = {key: tuple(found) for key, found in anchors.items()}
+    return Program(programs, frozen, tuple(targets.values()))
+
+
+def _anchor_spellings(pattern: fx.Node) -> Iterator[Spelling]:
+    for call in anchor_calls(pattern):
+        yield from call.target.spellings
+
+
+def anchor_calls(pattern: fx.Node) -> Iterator[fx.Node]:
+    """The calls one of which must be at a root of the pattern."""
+    if isinstance(pattern.target, OperatorPattern):
+        yield pattern
+    elif pattern.target is markers.either:
+        for option in pattern.args:
+            yield from anchor_calls(option)
+    elif pattern.target is markers.captured:
+        yield from anchor_calls(pattern.args[1])
+    elif pattern.target is markers.skippable:
+        call = pattern.args[0]
+        yield call
+        yield from anchor_calls(call.args[0])
+
+
+@attrs.define(eq=False)
+class _RuleCompiler:
+    """Emits blocks in matching order, tracking which pattern nodes are matched.
+
+    `definite` nodes are matched on every path to here, `possible` ones on some.
+    """
+
+    rule: CompiledRule
+    slots: dict[fx.Node, int] = attrs.field(factory=dict)
+    spelling_slots: dict[fx.Node, int] = attrs.field(factory=dict)
+    size: int = 1
+    row: int | None = None
+    definite: set[fx.Node] = attrs.field(factory=set)
+    possible: set[fx.Node] = attrs.field(factory=set)
+    waiting: list[Condition] = attrs.field(factory=list)
+
+    @classmethod
+    def compile(cls, rule: CompiledRule) -> RuleProgram:
+        return cls(rule).run()
+
+    @property
+    def matcher(self) -> fx.Graph:
+        return self.rule.matcher_graph
+
+    def run(self) -> RuleProgram:
+        self._assign_slots()
+        guards = guards_of(self.matcher)
+        refusals = [guard for guard in guards if guard.reason is not None]
+        self.waiting = [guard for guard in guards if guard.reason is None]
+        block: Block = []
+        roots = []
+        for index, root in enumerate(roots_of(self.matcher)):
+            register = 0 if index == 0 else self._climb(root, block)
+            self._visit_all([(root, register)], block, outermost=True)
+            roots.append(register)
+        block += [self._check(guard) for guard in self.waiting]
+        block.append(code.Accept())
+        return RuleProgram(
+            self.rule,
+            link(block, None),
+            self.size,
+            self._names(),
+            tuple((self.slots[n], self.spelling_slots[n]) for n in self.spelling_slots),
+            dict(self._captures()),
+            self.row,
+            tuple(roots),
+            tuple(self._check(guard) for guard in refusals),
+        )
+
+    # --- registers ---
+
+    def _register(self) -> int:
+        self.size += 1
+        return self.size - 1
+
+    def _assign_slots(self) -> None:
+        for node in self.matcher.nodes:
+            if node.op == "placeholder" or "names" in node.meta:
+                self.slots[node] = self._register()
+            if isinstance(node.target, OperatorPattern):
+                self.slots.setdefault(node, self.size)
+                self.size = max(self.size, self.slots[node] + 1)
+                self.spelling_slots[node] = self._register()
+                if node.target.is_slot and self.row is None:
+                    self.row = self._register()
+
+    def _names(self) -> dict[str, int]:
+        return {
+            name: slot
+            for node, slot in self.slots.items()
+            for name in node.meta.get("names", ())
+            if node.target is not markers.captured
+        }
+
+    def _captures(self) -> Iterator[tuple[str, CaptureLayout]]:
+        for node in self.matcher.nodes:
+            if node.target is not markers.captured:
+                continue
+            name, value, hole = node.args
+            inside = _calls_between(value, hole)
+            calls = tuple(self.slots[call] for call in inside)
+            held = None if hole is None else self._hole_slot(hole)
+            yield name, CaptureLayout(self.slots[node], held, calls)
+
+    def _hole_slot(self, hole: fx.Node) -> int | None:
+        return self.slots.get(hole)
+
+    # --- visiting ---
+
+    def _visit_all(
+        self, todo: list[tuple[Any, int]], block: Block, *, outermost: bool = False
+    ) -> None:
+        """Emit the matching of each (pattern, register), depth first, in order."""
+        todo.reverse()
+        while todo:
+            pattern, register = todo.pop()
+            todo.extend(reversed(self._visit(pattern, register, block)))
+            if outermost:
+                self._emit_ready_guards(block)
+
+    def _visit(
+        self, pattern: Any, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        """Emit the matching of one pattern node; what is left to visit below it."""
+        if isinstance(pattern, (list, tuple)):
+            return self._unpack(pattern, register, block)
+        if not isinstance(pattern, fx.Node):
+            block.append(code.Equal(register, pattern))
+            return []
+        if pattern.op == "placeholder":
+            self._bind(pattern, register, block)
+            return []
+        if pattern not in self.slots:
+            return self._expand(pattern, register, block)
+        return self._visit_slot(pattern, register, block)
+
+    def _visit_slot(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        """A node that other parts of the pattern may refer to: match it once."""
+        slot = self.slots[pattern]
+        if pattern in self.definite:
+            block.append(code.Same(register, slot))
+            return []
+        seen = pattern in self.possible
+        self._matched(pattern)
+        if not seen:
+            return self._expand(pattern, register, block)
+        inner: Block = []
+        self._visit_all(self._expand(pattern, register, inner), inner)
+        block.append((code.Once(register, slot), inner))
+        return []
+
+    def _expand(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        if isinstance(pattern.target, OperatorPattern):
+            return self._call(pattern, register, block)
+        if pattern in self.slots:
+            block.append(code.Record(register, self.slots[pattern]))
+        return self._visit_marker(pattern, register, block)
+
+    def _visit_marker(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        if pattern.target is markers.captured:
+            return [(pattern.args[1], register)]
+        if pattern.target is markers.maybe:
+            self._maybe(pattern, register, block)
+        elif pattern.target is markers.either:
+            options = [[(option, register)] for option in pattern.args]
+            self._fork(pattern, options, block)
+        elif pattern.target is markers.skippable:
+            call = pattern.args[0]
+            ways = [[(call, register)], [(call.args[0], register)]]
+            self._fork(pattern, ways, block)
+        else:
+            assert pattern.target is markers.anything
+        return []
+
+    def _bind(self, pattern: fx.Node, register: int, block: Block) -> None:
+        instruction = {
+            "value": code.BindValue,
+            "literal": code.BindLiteral,
+            "others": code.BindList,
+        }[pattern.meta["role"]]
+        block.append(instruction(register, self.slots[pattern]))
+        self._matched(pattern)
+
+    def _matched(self, pattern: fx.Node) -> None:
+        self.definite.add(pattern)
+        self.possible.add(pattern)
+
+    def _unpack(
+        self, items: Sequence[Any], register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        registers = [self._register() for _ in items]
+        star = next((i for i, item in enumerate(items) if _is_others(item)), None)
+        head = tuple(registers if star is None else registers[:star])
+        tail = () if star is None else tuple(registers[star + 1 :])
+        others = None if star is None else registers[star]
+        block.append(code.Unpack(register, head, others, tail))
+        return list(zip(items, registers, strict=True))
+
+    # --- branches ---
+
+    def _fork(
+        self, pattern: fx.Node, ways: list[list[tuple[Any, int]]], block: Block
+    ) -> None:
+        fork = code.Fork()
+        block.append((fork, self._branches(pattern, ways)))
+
+    def _maybe(self, pattern: fx.Node, register: int, block: Block) -> None:
+        inner = pattern.args[0]
+        branches = self._branches(pattern, [[], [(inner, register)]])
+        block.append((code.IfAbsent(register), branches))
+
+    def _branches(
+        self, pattern: fx.Node, ways: list[list[tuple[Any, int]]]
+    ) -> list[Block]:
+        before, ends, blocks = set(self.definite), [], []
+        optional = _optional_below(pattern)
+        for way in ways:
+            self.definite = set(before)
+            kept = {name for part, _ in way for name in _optional_below(part)}
+            branch: Block = []
+            skipped = tuple(self.slots[n] for n in optional if n not in kept)
+            if skipped:
+                branch.append(code.Forget(skipped))
+            self._visit_all(list(way), branch)
+            ends.append(self.definite)
+            blocks.append(branch)
+        self.definite = set.intersection(*ends)
+        return blocks
+
+    # --- calls ---
+
+    def _call(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        operator: OperatorPattern = pattern.target
+        operands = _operands(pattern)
+        registers = {key: self._register() for key in operands}
+        call = code.Call(register)
+        rest = ... in pattern.args
+        call.cases = {
+            key: tuple(
+                case
+                for spelling in spellings
+                for case in self._cases(pattern, call, spelling, registers, rest)
+            )
+            for key, spellings in operator.calls().items()
+        }
+        block.append(call)
+        return [(value, registers[key]) for key, value in operands.items()]
+
+    def _cases(
+        self,
+        pattern: fx.Node,
+        call: code.Call,
+        spelling: Spelling,
+        registers: Mapping[int | str, int],
+        rest: bool,
+    ) -> Iterator[code.Case]:
+        operator: OperatorPattern = pattern.target
+        canonical = spelling.canonical
+        named = {}
+        for key, register in registers.items():
+            parameter = canonical.parameter(key)
+            assert parameter is not None, f"{operator} has no operand {key}"
+            named[parameter.name] = register
+        for order in _orders(operator, spelling.row, named):
+            operands = tuple((order.get(n, n), r) for n, r in named.items())
+            mentioned = {name for name, _ in operands}
+            defaults = () if rest else tuple(_defaults(spelling, mentioned))
+            yield code.Case(
+                call,
+                spelling,
+                operator,
+                operands,
+                defaults,
+                self.slots[pattern],
+                self.spelling_slots[pattern],
+                self.row if operator.is_slot else None,
+                tuple(self._row_literals(operator, spelling.row)),
+                operator.conditions[spelling.row] if order else None,
+            )
+
+    def _row_literals(
+        self, operator: OperatorPattern, row: int
+    ) -> Iterator[tuple[int, Any]]:
+        placeholders = placeholders_of(self.matcher)
+        for name, value in operator.literals[row].items():
+            yield self.slots[placeholders[name]], value
+
+    # --- guards and further roots ---
+
+    def _emit_ready_guards(self, block: Block) -> None:
+        if not self.waiting:
+            return
+        known = {
+            name
+            for node in self.definite
+            for name in node.meta.get("names", ())
+        }
+        if self.row is not None:
+            known |= set(self.rule.family_literals)
+        for guard in list(self.waiting):
+            if guard.reads <= known:
+                self.waiting.remove(guard)
+                block.append(self._check(guard))
+                known |= guard.binds
+                self._bind_dimensions(guard)
+
+    def _bind_dimensions(self, guard: Condition) -> None:
+        placeholders = placeholders_of(self.matcher)
+        self.definite |= {placeholders[name] for name in guard.binds}
+
+    def _check(self, guard: Condition) -> code.Check:
+        names = self._names()
+        wanted = {name: names[name] for name in guard.reads | guard.binds}
+        patterns = _SubPatterns(self)
+        return code.Check(guard, _scope_factory(wanted, patterns))
+
+    def _climb(self, root: fx.Node, block: Block) -> int:
+        found = _shared_node(root, self.definite)
+        assert found is not None, "the resolver refuses roots that share no node"
+        shared, depth = found
+        register = self._register()
+        block.append(code.Climb(self.slots[shared], depth, register))
+        return register
+
+
+# --- linking ---
+
+
+def link(block: Block, after: Any) -> Any:
+    """Set the successors of a block's instructions; its first instruction."""
+    for item in reversed(block):
+        after = _link_item(item, after)
+    return after
+
+
+def _link_item(item: Any, after: Any) -> Any:
+    if not isinstance(item, tuple):
+        item.next = after
+        return item
+    instruction, inner = item
+    if isinstance(instruction, code.Once):
+        instruction.next = after
+        instruction.first = link(inner, after)
+    elif isinstance(instruction, code.IfAbsent):
+        instruction.absent, instruction.present = (link(b, after) for b in inner)
+    else:
+        instruction.branches = [link(branch, after) for branch in inner]
+    return instruction
+
+
+# --- facts about matcher graphs ---
+
+
+def _is_others(item: Any) -> bool:
+    return isinstance(item, fx.Node) and item.meta.get("role") == "others"
+
+
+def _operands(pattern: fx.Node) -> dict[int | str, Any]:
+    args = [arg for arg in pattern.args if arg is not ...]
+    return {**dict(enumerate(args)), **pattern.kwargs}
+
+
+def _below(pattern: Any) -> Iterator[fx.Node]:
+    """A pattern node and everything under it, each once, without recursion."""
+    todo, seen = [pattern], set()
+    while todo:
+        item = todo.pop()
+        if isinstance(item, (list, tuple)):
+            todo.extend(reversed(item))
+        elif isinstance(item, fx.Node) and item not in seen:
+            seen.add(item)
+            yield item
+            todo.extend(reversed([*item.args, *item.kwargs.values()]))
+
+
+def _optional_below(pattern: Any) -> list[fx.Node]:
+    return [node for node in _below(pattern) if node.meta.get("optional")]
+
+
+def _calls_between(value: fx.Node, hole: fx.Node | None) -> list[fx.Node]:
+    if hole is None:
+        return [n for n in anchor_calls(value)]
+    outside = set(_below(hole))
+    return [
+        node
+        for node in _below(value)
+        if node not in outside and isinstance(node.target, OperatorPattern)
+    ]
+
+
+def _defaults(spelling: Spelling, mentioned: set[str]) -> Iterator[tuple[str, Any]]:
+    for parameter in spelling.canonical.parameters:
+        if parameter.name not in mentioned:
+            yield parameter.name, parameter.default
+
+
+def _orders(
+    operator: OperatorPattern, row: int, named: Iterable[str]
+) -> Iterator[dict[str, str]]:
+    """Renamings of operands: none, then every other order of those that commute."""
+    yield {}
+    positions = operator.rows[row].commutes
+    parameters = (operator.canonical(row).parameter(p) for p in positions)
+    names = [p.name for p in parameters if p is not None]
+    if not set(names) & set(named):
+        return
+    for order in permutations(names):
+        if list(order) != names:
+            yield dict(zip(names, order, strict=True))
+
+
+def _shared_node(root: fx.Node, known: set[fx.Node]) -> tuple[fx.Node, int] | None:
+    """The nearest matched node that is always under `root`, and how far below."""
+    level, depth = [root], 0
+    while level:
+        for node in level:
+            if node in known:
+                return node, depth
+        below = [operand for node in level for operand in _mandatory(node)]
+        level, depth = list(dict.fromkeys(below)), depth + 1
+    return None
+
+
+def _mandatory(pattern: fx.Node) -> Iterator[fx.Node]:
+    if not isinstance(pattern.target, OperatorPattern):
+        return
+    for value in _operands(pattern).values():
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            yield from _through_captures(item)
+
+
+def _through_captures(item: Any) -> Iterator[fx.Node]:
+    if not isinstance(item, fx.Node):
+        return
+    yield item
+    if item.target is markers.captured:
+        yield from _through_captures(item.args[1])
+
+
+# --- guards at match time ---
+
+
+@attrs.define(eq=False)
+class _SubPatterns:
+    """The programs of patterns inside guards (`v ~ p`), compiled when first needed."""
+
+    compiler: _RuleCompiler
+    _entries: dict[fx.Node, SubPattern] = attrs.field(factory=dict)
+
+    def entry(self, pattern: fx.Node) -> SubPattern:
+        if pattern not in self._entries:
+            compiler = attrs.evolve(
+                self.compiler, definite=set(), possible=set(), waiting=[]
+            )
+            register = compiler._register()
+            block: Block = []
+            # Names of the rule may be bound already: every node is compared.
+            compiler.possible = set(_below(pattern)) & set(compiler.slots)
+            compiler._visit_all([(pattern, register)], block)
+            block.append(code.Accept())
+            entry = link(block, None)
+            self._entries[pattern] = SubPattern(entry, register, compiler.size)
+        return self._entries[pattern]
+
+
+@attrs.frozen(eq=False)
+class SubPattern:
+    """The program of a guard's pattern; it shares the registers of its rule."""
+
+    entry: code.Instruction
+    register: int
+    size: int
+
+    def matches(self, node: fx.Node, registers: Registers, facts: GraphFacts) -> bool:
+        extra = [UNBOUND] * (self.size - len(registers))
+        copy = registers + extra
+        copy[self.register] = node
+        return code.Machine(facts, lambda _: True, STEPS).run(self.entry, copy)
+
+
+@attrs.define(eq=False)
+class _RegisterScope:
+    """The names of a rule while it is being matched."""
+
+    facts: GraphFacts
+    registers: Registers
+    slots: Mapping[str, int]
+    patterns: _SubPatterns
+
+    def value(self, name: str) -> Any:
+        value = self.registers[self.slots[name]]
+        return None if value is UNBOUND else value
+
+    def bind(self, name: str, value: Any) -> None:
+        self.registers[self.slots[name]] = value
+
+    def matches(self, node: fx.Node, pattern: Any) -> bool:
+        entry = self.patterns.entry(pattern)
+        return entry.matches(node, self.registers, self.facts)
+
+
+def _scope_factory(
+    slots: Mapping[str, int], patterns: _SubPatterns
+) -> Callable[[Registers, code.Machine], _RegisterScope]:
+    return lambda registers, machine: _RegisterScope(
+        machine.facts, registers, slots, patterns
+    )

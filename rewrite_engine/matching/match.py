@@ -1,0 +1,75 @@
+"""What a search finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.lowering.rule import CompiledRule
+
+
+@attrs.frozen(eq=False)
+class CapturedCalls:
+    """What `N@p` matched: the calls from `root` down to, and not including, `hole`."""
+
+    root: fx.Node
+    hole: fx.Node | None
+    calls: tuple[fx.Node, ...]
+
+
+@attrs.frozen(eq=False)
+class Match:
+    """One place where a rule's left side holds.
+
+    `bindings` gives what each name stands for: a node, a literal, a list, a
+    `CapturedCalls`, or None for what is absent. `calls` are the matched calls in graph
+    order, each with the spelling in which it was found; `roots` the anchors' nodes.
+    """
+
+    rule: CompiledRule
+    bindings: Mapping[str, Any]
+    calls: Mapping[fx.Node, Spelling]
+    roots: tuple[fx.Node, ...]
+    row: int
+
+    @property
+    def anchor(self) -> fx.Node:
+        return self.roots[0]
+
+    def __str__(self) -> str:
+        return f"{self.rule.name} at {self.anchor.name}"
+
+
+@attrs.frozen
+class Refusal:
+    """Why a place that has the rule's structure is left alone."""
+
+    rule: str
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.node}: {self.reason}"
+
+
+@attrs.frozen(eq=False)
+class MatchScope:
+    """The names of a match, for guards and literal expressions of its rule."""
+
+    facts: GraphFacts
+    names: dict[str, Any]
+
+    def value(self, name: str) -> Any:
+        value = self.names.get(name)
+        return value.root if isinstance(value, CapturedCalls) else value
+
+    def bind(self, name: str, value: Any) -> None:
+        self.names[name] = value
+
+    def matches(self, node: fx.Node, pattern: object) -> bool:
+        raise AssertionError("structural guards are decided while matching")

@@ -1,0 +1,125 @@
+"""The fast matcher: runs a matching program at the candidates of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering.operators import Spelling, call_key
+from rewrite_engine.matching.automaton import STEPS, Program, RuleProgram
+from rewrite_engine.matching.instructions import (
+    UNBOUND,
+    Machine,
+    Registers,
+    SearchLimitError,
+)
+from rewrite_engine.matching.match import CapturedCalls, Match
+
+Judge = Callable[[Match], str | None]
+"""Why a match may not be applied, None if it may."""
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """What the search at one candidate came to: a match, a refusal, or nothing."""
+
+    match: Match | None = None
+    reason: str | None = None
+
+
+NOTHING = Outcome()
+
+
+def candidates(program: Program, graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that may anchor a rule, in graph order, from fx's node index."""
+    found: dict[fx.Node, None] = {}
+    for op, target in program.targets:
+        found.update(dict.fromkeys(graph.find_nodes(op=op, target=target, sort=False)))
+    return sorted(found)
+
+
+def rules_at(program: Program, node: fx.Node) -> tuple[RuleProgram, ...]:
+    """The rules that a node may anchor, larger benefit first."""
+    return program.anchors.get(call_key(node), ())
+
+
+def match_at(
+    program: RuleProgram, anchor: fx.Node, facts: GraphFacts, judge: Judge
+) -> Outcome:
+    """The first match at a node that satisfies every guard and the judge.
+
+    Other ways to match are tried when one is refused; the first refusal is reported if
+    none is left.
+    """
+    search = _Search(program, facts, judge)
+    machine = Machine(facts, search.accept, STEPS)
+    search.machine = machine
+    try:
+        machine.run(program.entry, program.registers(anchor))
+    except SearchLimitError:
+        return Outcome(reason=f"the search took more than {STEPS} steps")
+    if search.match is not None:
+        return Outcome(search.match)
+    return NOTHING if search.reason is None else Outcome(reason=search.reason)
+
+
+@attrs.define(eq=False)
+class _Search:
+    program: RuleProgram
+    facts: GraphFacts
+    judge: Judge
+    match: Match | None = None
+    reason: str | None = None
+    machine: Machine | None = None
+
+    def accept(self, registers: Registers) -> bool:
+        reason = self._refusal(registers)
+        if reason is None:
+            match = read_match(self.program, registers)
+            reason = self.judge(match)
+            if reason is None:
+                self.match = match
+                return True
+        self.reason = self.reason or reason
+        return False
+
+    def _refusal(self, registers: Registers) -> str | None:
+        assert self.machine is not None
+        for check in self.program.refusals:
+            if not check.condition.holds(check.scope(registers, self.machine)):
+                return check.condition.reason
+        return None
+
+
+def read_match(program: RuleProgram, registers: Registers) -> Match:
+    """The match that the registers of an accepted path describe."""
+    bindings = {name: _bound(registers[slot]) for name, slot in program.names.items()}
+    for name, layout in program.captures.items():
+        root = _bound(registers[layout.root])
+        inside = [_bound(registers[slot]) for slot in layout.calls]
+        calls = tuple(sorted({call for call in inside if call is not None}))
+        hole = None if layout.hole is None else _bound(registers[layout.hole])
+        bindings[name] = None if root is None else CapturedCalls(root, hole, calls)
+    row = 0 if program.row is None else (_bound(registers[program.row]) or 0)
+    roots = tuple(registers[slot] for slot in program.roots)
+    return Match(program.rule, bindings, dict(_calls(program, registers)), roots, row)
+
+
+def _calls(
+    program: RuleProgram, registers: Registers
+) -> Iterator[tuple[fx.Node, Spelling]]:
+    found: Mapping[Any, Any] = {
+        registers[node]: registers[spelling]
+        for node, spelling in program.calls
+        if registers[spelling] is not UNBOUND
+    }
+    for node in sorted(found):
+        yield node, found[node]
+
+
+def _bound(value: Any) -> Any:
+    return None if value is UNBOUND else value

@@ -1,0 +1,243 @@
+"""The slow, obvious matcher: the oracle that the matching program is tested against.
+
+It reads the matcher graph directly, tries everything in order by plain recursion, and
+evaluates guards only when the whole structure is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import permutations
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.literals import is_literal, literals_equal
+from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.patterns import guards_of, placeholders_of, roots_of
+from rewrite_engine.lowering.rule import CompiledRule
+
+Goal = tuple[Any, Any]
+"""A pattern node (or literal) and the argument that it must match."""
+
+Env = Mapping[Any, Any]
+"""What pattern nodes stand for; the family row is under `ROW`."""
+
+ROW = "row"
+
+
+def reference_matches(
+    rule: CompiledRule, anchor: fx.Node, facts: GraphFacts
+) -> Iterator[dict[str, Any]]:
+    """Every way in which a rule matches at a node, as bindings by name, in order."""
+    search = _Reference(rule, facts)
+    for env in search.roots(roots_of(rule.matcher_graph), anchor):
+        scope = search.scope(env)
+        if all(guard.holds(scope) for guard in guards_of(rule.matcher_graph)):
+            yield scope.names
+
+
+@attrs.frozen(eq=False)
+class _Reference:
+    rule: CompiledRule
+    facts: GraphFacts
+
+    def roots(self, roots: tuple[fx.Node, ...], anchor: fx.Node) -> Iterator[Env]:
+        found: Iterator[Env] = self.solve([(roots[0], anchor)], {})
+        for root in roots[1:]:
+            found = self._further(root, found, anchor.graph)
+        return found
+
+    def _further(
+        self, root: fx.Node, found: Iterator[Env], graph: fx.Graph
+    ) -> Iterator[Env]:
+        for env in found:
+            for node in graph.nodes:
+                yield from self.solve([(root, node)], env)
+
+    def solve(self, goals: list[Goal], env: Env) -> Iterator[Env]:
+        if not goals:
+            yield env
+            return
+        (pattern, value), rest = goals[0], goals[1:]
+        for more, extended in self._ways(pattern, value, env):
+            yield from self.solve([*more, *rest], extended)
+
+    def _ways(
+        self, pattern: Any, value: Any, env: Env
+    ) -> Iterator[tuple[list[Goal], Env]]:
+        if isinstance(pattern, (list, tuple)):
+            yield from self._list(pattern, value, env)
+        elif not isinstance(pattern, fx.Node):
+            if literals_equal(pattern, value):
+                yield [], env
+        elif pattern in env:
+            if _same(pattern, env[pattern], value):
+                yield [], env
+        elif pattern.op == "placeholder":
+            if _fits(pattern.meta["role"], value):
+                yield [], {**env, pattern: value}
+        elif isinstance(pattern.target, OperatorPattern):
+            yield from self._call(pattern, value, env)
+        else:
+            yield from self._marker(pattern, value, {**env, pattern: value})
+
+    def _list(
+        self, items: Any, value: Any, env: Env
+    ) -> Iterator[tuple[list[Goal], Env]]:
+        if not isinstance(value, (list, tuple)):
+            return
+        stars = [
+            i
+            for i, item in enumerate(items)
+            if isinstance(item, fx.Node) and item.meta.get("role") == "others"
+        ]
+        if not stars:
+            if len(items) == len(value):
+                yield list(zip(items, value, strict=True)), env
+            return
+        star, after = stars[0], len(items) - stars[0] - 1
+        if len(value) < star + after:
+            return
+        middle = list(value[star : len(value) - after])
+        values = [*value[:star], middle, *value[len(value) - after :]]
+        yield list(zip(items, values, strict=True)), env
+
+    def _marker(
+        self, pattern: fx.Node, value: Any, env: Env
+    ) -> Iterator[tuple[list[Goal], Env]]:
+        if pattern.target is markers.anything:
+            yield [], env
+        elif pattern.target is markers.captured:
+            yield [(pattern.args[1], value)], env
+        elif pattern.target is markers.either:
+            for option in pattern.args:
+                yield from self._without(pattern, option, [(option, value)], env)
+        elif pattern.target is markers.skippable:
+            call = pattern.args[0]
+            yield [(call, value)], env
+            operand = call.args[0]
+            yield from self._without(pattern, operand, [(operand, value)], env)
+        elif value is None:
+            yield from self._without(pattern, None, [], env)
+        else:
+            yield [(pattern.args[0], value)], env
+
+    def _without(
+        self, pattern: fx.Node, kept: Any, goals: list[Goal], env: Env
+    ) -> Iterator[tuple[list[Goal], Env]]:
+        """Go on with one part only; optional names of the others are absent."""
+        skipped = _optional(pattern) - _optional(kept)
+        if all(env.get(node) is None for node in skipped):
+            yield goals, {**env, **dict.fromkeys(skipped)}
+
+    def _call(
+        self, pattern: fx.Node, value: Any, env: Env
+    ) -> Iterator[tuple[list[Goal], Env]]:
+        if not isinstance(value, fx.Node):
+            return
+        operator: OperatorPattern = pattern.target
+        for spelling in operator.spellings:
+            if (spelling.op, spelling.target) != (value.op, value.target):
+                continue
+            if operator.is_slot and env.get(ROW, spelling.row) != spelling.row:
+                continue
+            arguments = spelling.arguments(value)
+            if arguments is not None:
+                row = self._row(operator, spelling) if operator.is_slot else {}
+                bound = {**env, **row, pattern: value}
+                for goals in _goals(pattern, spelling, arguments):
+                    yield goals, bound
+
+    def _row(self, operator: OperatorPattern, spelling: Spelling) -> Env:
+        placeholders = placeholders_of(self.rule.matcher_graph)
+        literals = operator.literals[spelling.row]
+        named = {placeholders[name]: value for name, value in literals.items()}
+        return {ROW: spelling.row, **named}
+
+    def scope(self, env: Env) -> _ReferenceScope:
+        names = {
+            name: env.get(node)
+            for node in self.rule.matcher_graph.nodes
+            for name in node.meta.get("names", ())
+        }
+        return _ReferenceScope(self, env, names, self.facts)
+
+
+@attrs.frozen(eq=False)
+class _ReferenceScope:
+    search: _Reference
+    env: Env
+    names: dict[str, Any]
+    facts: GraphFacts
+
+    def value(self, name: str) -> Any:
+        return self.names.get(name)
+
+    def bind(self, name: str, value: Any) -> None:
+        self.names[name] = value
+
+    def matches(self, node: fx.Node, pattern: Any) -> bool:
+        return any(True for _ in self.search.solve([(pattern, node)], self.env))
+
+
+def _goals(
+    pattern: fx.Node, spelling: Spelling, arguments: Mapping[str, Any]
+) -> Iterator[list[Goal]]:
+    """The operands to match, in every order in which they may be read."""
+    operator: OperatorPattern = pattern.target
+    canonical = spelling.canonical
+    operands: dict[str, Any] = {}
+    for key, value in [*enumerate(pattern.args), *pattern.kwargs.items()]:
+        if value is not ...:
+            parameter = canonical.parameter(key)
+            assert parameter is not None
+            operands[parameter.name] = value
+    rest = ... in pattern.args
+    for order in _orders(operator, spelling.row, arguments):
+        read = {order.get(name, name): value for name, value in operands.items()}
+        others = [p for p in canonical.parameters if p.name not in read]
+        if rest or all(literals_equal(arguments[p.name], p.default) for p in others):
+            yield [(value, arguments[name]) for name, value in read.items()]
+
+
+def _orders(
+    operator: OperatorPattern, row: int, arguments: Mapping[str, Any]
+) -> Iterator[dict[str, str]]:
+    yield {}
+    condition = operator.conditions[row]
+    if condition is not None and not condition(arguments):
+        return
+    canonical = operator.canonical(row)
+    parameters = [canonical.parameter(key) for key in operator.rows[row].commutes]
+    names = [parameter.name for parameter in parameters if parameter is not None]
+    for order in list(permutations(names))[1:]:
+        yield dict(zip(names, order, strict=True))
+
+
+def _same(pattern: fx.Node, bound: Any, value: Any) -> bool:
+    if pattern.op == "placeholder" and pattern.meta["role"] == "literal":
+        return literals_equal(bound, value)
+    if isinstance(bound, list):
+        return bound == list(value)
+    return bound is value and value is not None
+
+
+def _fits(role: str, value: Any) -> bool:
+    if role == "literal":
+        return is_literal(value)
+    if role == "others":
+        return all(isinstance(item, fx.Node) for item in value)
+    return isinstance(value, fx.Node)
+
+
+def _optional(pattern: Any) -> set[fx.Node]:
+    if isinstance(pattern, (list, tuple)):
+        return set().union(*map(_optional, pattern))
+    if not isinstance(pattern, fx.Node):
+        return set()
+    below = set().union(*map(_optional, [*pattern.args, *pattern.kwargs.values()]))
+    return {pattern, *below} if pattern.meta.get("optional") else below

@@ -1,0 +1,284 @@
+"""The right side of one match: new nodes, from the replacement graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.exchange import exchange
+from rewrite_engine.lowering.guards import Unknown, present
+from rewrite_engine.lowering.literals import literals_equal
+from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.replacements import REST_OF
+from rewrite_engine.matching.match import CapturedCalls, Match, MatchScope
+from rewrite_engine.rewriting.folding import Constant, constant_node_value, fold
+from rewrite_engine.rewriting.safety import Refused
+from rewrite_engine.rewriting.state import State, constant_name
+from rewrite_engine.rewriting.transaction import Transaction
+from rewrite_engine.rewriting.values import ValueTypes
+
+
+@attrs.frozen(eq=False)
+class Built:
+    """What a match becomes.
+
+    `replaced` maps matched nodes to what takes their place, `copies` new calls to the
+    matched call they repeat with other operands, `names` the rule's names to new nodes.
+    """
+
+    created: tuple[fx.Node, ...]
+    replaced: Mapping[fx.Node, fx.Node]
+    copies: Mapping[fx.Node, fx.Node]
+    names: Mapping[str, Any]
+
+
+def build(
+    match: Match,
+    before: fx.Node,
+    transaction: Transaction,
+    state: State,
+    types: ValueTypes,
+) -> Built:
+    """Create the nodes of a match's right side in front of `before`.
+
+    Raises: Refused, if a literal, a constant or a type cannot be derived.
+    """
+    builder = _Builder(match, before, transaction, state, types)
+    try:
+        return builder.run()
+    except Unknown as unknown:
+        raise Refused(str(unknown)) from unknown
+
+
+@attrs.define(eq=False)
+class _Builder:
+    match: Match
+    before: fx.Node
+    transaction: Transaction
+    state: State
+    types: ValueTypes
+    scope: MatchScope = attrs.field(init=False)
+    created: list[fx.Node] = attrs.field(factory=list)
+    copies: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
+    _built: dict[fx.Node, Any] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.scope = MatchScope(self.state.facts, dict(self.match.bindings))
+
+    def run(self) -> Built:
+        graph = self.match.rule.replacement_graph
+        statements = [node for node in graph.nodes if "statement" in node.meta]
+        names = {}
+        for node in statements:
+            value = self.node_for(node)
+            names.update(dict.fromkeys(node.meta["names"], value))
+        replaced = {}
+        for name, pattern in graph.output_node().args[0].items():
+            replaced[self._matched(name)] = self.node_for(pattern)
+        return Built(tuple(self.created), replaced, self.copies, names)
+
+    def _matched(self, name: str) -> fx.Node:
+        value = self.match.bindings[name]
+        node = value.root if isinstance(value, CapturedCalls) else value
+        if not isinstance(node, fx.Node):
+            raise Refused(f"'{name}' is absent and cannot be replaced")
+        return node
+
+    def node_for(self, pattern: Any) -> Any:
+        """A value that can be an argument: constants are stored when first read."""
+        value = self.value(pattern)
+        if isinstance(value, Constant):
+            value = self._stored(pattern, value)
+        return value
+
+    def value(self, pattern: Any) -> Any:
+        if isinstance(pattern, (list, tuple)):
+            return self._list(pattern)
+        if not isinstance(pattern, fx.Node):
+            return pattern
+        if pattern not in self._built:
+            self._built[pattern] = self._build(pattern)
+        return self._built[pattern]
+
+    def _list(self, items: Any) -> list[Any]:
+        values: list[Any] = []
+        for item in items:
+            if isinstance(item, fx.Node) and item.target is markers.spread:
+                values.extend(self.value(item.args[0]))
+            else:
+                values.append(self.node_for(item))
+        return values
+
+    def _build(self, pattern: fx.Node) -> Any:
+        if pattern.op == "placeholder":
+            return self.scope.names[pattern.name]
+        if pattern.target is markers.computed:
+            return pattern.meta["compute"](self.scope)
+        if pattern.target is markers.choose:
+            _, then, otherwise = pattern.args
+            chosen = present(pattern.meta["compute"](self.scope))
+            return self.value(then if chosen else otherwise)
+        if pattern.target is markers.reemit:
+            return self._reemit(pattern)
+        if isinstance(pattern.target, OperatorPattern):
+            return self._call(pattern)
+        return self._constant(pattern)
+
+    # --- calls ---
+
+    def _call(self, pattern: fx.Node) -> fx.Node:
+        operator: OperatorPattern = pattern.target
+        operands = {k: v for k, v in pattern.kwargs.items() if k != REST_OF}
+        original = pattern.kwargs.get(REST_OF)
+        matched = None if original is None else self.value(original)
+        if matched is not None:
+            spelling = self.match.calls[matched]
+            if spelling in operator.spellings:
+                keyed = {**dict(enumerate(pattern.args)), **operands}
+                return self._repeat(matched, spelling, keyed)
+        spelling = operator.first_spelling(self.match.row if operator.is_slot else 0)
+        args = tuple(self.node_for(arg) for arg in pattern.args)
+        kwargs = {key: self.node_for(value) for key, value in operands.items()}
+        if matched is not None:
+            kwargs |= _others(self.match.calls[matched], matched, spelling, args)
+        return self._create(spelling.op, spelling.target, args, kwargs)
+
+    def _repeat(
+        self, matched: fx.Node, spelling: Spelling, operands: Mapping[int | str, Any]
+    ) -> fx.Node:
+        """The matched call with some operands exchanged, written as it was."""
+        named = {}
+        for key, pattern in operands.items():
+            parameter = spelling.canonical.parameter(key)
+            assert parameter is not None
+            named[spelling.names[parameter.name]] = self.node_for(pattern)
+        args, kwargs = exchange(spelling, matched, named)
+        node = self._create(spelling.op, spelling.target, args, kwargs, like=matched)
+        self.copies[node] = matched
+        return node
+
+    def _create(
+        self,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        like: fx.Node | None = None,
+    ) -> fx.Node:
+        node = self.transaction.create(self.before, op, target, args, kwargs)
+        self.created.append(node)
+        self.types.infer(node, like=like)
+        return node
+
+    def _reemit(self, pattern: fx.Node) -> Any:
+        capture = self.value(pattern.args[0])
+        operands = [self.node_for(arg) for arg in pattern.args[1:]]
+        if capture is None:
+            # The optional part was not there: nothing stands around its operand.
+            return operands[0]
+        if capture.hole is None:
+            return self._reemit_call(capture.root, operands)
+        copies = {capture.hole: operands[0]}
+        for call in capture.calls:
+            copies[call] = self._copy(call, copies)
+        return copies[capture.root]
+
+    def _reemit_call(self, call: fx.Node, operands: list[Any]) -> fx.Node:
+        args = (*operands, *call.args[len(operands) :])
+        node = self._create(call.op, call.target, args, call.kwargs, like=call)
+        self.copies[node] = call
+        return node
+
+    def _copy(self, call: fx.Node, moved: Mapping[fx.Node, fx.Node]) -> fx.Node:
+        args = fx.map_arg(call.args, lambda n: moved.get(n, n))
+        kwargs = fx.map_arg(call.kwargs, lambda n: moved.get(n, n))
+        node = self._create(call.op, call.target, args, kwargs, like=call)
+        self.copies[node] = call
+        return node
+
+    # --- constants ---
+
+    def _constant(self, pattern: fx.Node) -> Constant:
+        value = self._folded(pattern.args[0])
+        if not isinstance(value, Constant):
+            raise Refused(f"'{pattern.meta['names'][0]}' is not a tensor")
+        return value
+
+    def _folded(self, pattern: Any) -> Any:
+        """A right-side expression evaluated on tensors instead of built as nodes."""
+        if isinstance(pattern, (list, tuple)):
+            return [self._folded(item) for item in pattern]
+        if not isinstance(pattern, fx.Node):
+            return pattern
+        if pattern in self._built and isinstance(self._built[pattern], Constant):
+            return self._built[pattern]
+        if pattern.target is markers.choose:
+            _, then, otherwise = pattern.args
+            chosen = present(pattern.meta["compute"](self.scope))
+            return self._folded(then if chosen else otherwise)
+        if isinstance(pattern.target, OperatorPattern):
+            return self._folded_call(pattern)
+        value = self.value(pattern)
+        if isinstance(value, fx.Node):
+            return constant_node_value(value, self.state.facts.constant(value))
+        return value
+
+    def _folded_call(self, pattern: fx.Node) -> Constant:
+        operator: OperatorPattern = pattern.target
+        row = self.match.row if operator.is_slot else 0
+        args = [self._folded(arg) for arg in pattern.args]
+        kwargs = {key: self._folded(value) for key, value in pattern.kwargs.items()}
+        return fold(operator.first_spelling(row).target, args, kwargs)
+
+    def _stored(self, pattern: fx.Node, constant: Constant) -> fx.Node:
+        """The node of a constant, made when something in the graph first reads it."""
+        name = pattern.meta["names"][0]
+        tensor = constant.rounded()
+        if pattern.target is markers.param:
+            tensor = torch.nn.Parameter(tensor, requires_grad=self._trains(pattern))
+        target = constant_name(self._source_name(pattern), name)
+        node = self.state.add(self.transaction, self.before, target, tensor)
+        self.created.append(node)
+        self.types.infer(node)
+        self._built[pattern] = node
+        return node
+
+    def _sources(self, pattern: fx.Node) -> list[fx.Node]:
+        """The constants of the graph that a folded expression reads."""
+        found, todo = [], list(pattern.all_input_nodes)
+        while todo:
+            node = todo.pop(0)
+            todo.extend(node.all_input_nodes)
+            if node.op == "placeholder":
+                value = self.scope.value(node.name)
+                if isinstance(value, fx.Node):
+                    found.append(value)
+        return found
+
+    def _trains(self, pattern: fx.Node) -> bool:
+        tensors = map(self.state.facts.constant, self._sources(pattern))
+        return any(t is not None and t.requires_grad for t in tensors)
+
+    def _source_name(self, pattern: fx.Node) -> str:
+        sources = self._sources(pattern)
+        return str(sources[0].target) if sources else self.match.rule.name
+
+
+def _others(
+    source: Spelling, call: fx.Node, spelling: Spelling, args: tuple[Any, ...]
+) -> dict[str, Any]:
+    """The arguments of a call that another operator takes over by name."""
+    arguments = source.arguments(call) or {}
+    given = {p.name for p in spelling.signature.parameters[: len(args)]}
+    return {
+        p.name: arguments[p.name]
+        for p in spelling.signature.parameters
+        if p.name in arguments
+        and p.name not in given
+        and not literals_equal(arguments[p.name], p.default)
+    }

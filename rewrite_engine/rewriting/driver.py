@@ -1,0 +1,285 @@
+"""Applies a program to a graph: candidates in graph order, bounded, all or nothing."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+from torch import fx
+
+from rewrite_engine.errors import RewriteError
+from rewrite_engine.matching.automaton import Program, RuleProgram
+from rewrite_engine.matching.match import Match
+from rewrite_engine.matching.matcher import Outcome, candidates, match_at, rules_at
+from rewrite_engine.report import RefusalReport, Report, RuleReport
+from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.annotations import retarget
+from rewrite_engine.rewriting.build import Built, build
+from rewrite_engine.rewriting.fixups import Moves, describe, operands_before
+from rewrite_engine.rewriting.safety import Refused, check_result, find_site
+from rewrite_engine.rewriting.state import State
+from rewrite_engine.rewriting.tensor_types import compatible
+from rewrite_engine.rewriting.transaction import Transaction
+from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
+
+
+@attrs.frozen
+class Limits:
+    """What a run may do before it is stopped and taken back."""
+
+    sweeps: int = 10
+    rewrites: int = 1_000
+    rewrites_per_node: int = 4
+    growth: int = 8
+
+
+@attrs.define(eq=False)
+class _Tally:
+    """Counts of one rule; a place that is refused again counts once."""
+
+    candidates: int = 0
+    matches: int = 0
+    seconds: float = 0.0
+    refusals: dict[fx.Node, str] = attrs.field(factory=dict)
+
+    def report(self, name: str) -> RuleReport:
+        refusals = tuple(
+            RefusalReport(name, node.name, reason)
+            for node, reason in self.refusals.items()
+        )
+        return RuleReport(name, self.candidates, self.matches, refusals, self.seconds)
+
+
+class Driver:
+    """One run of a program on one graph.
+
+    `run` edits the graph inside a transaction, `commit` makes the edits final except
+    for the last step (erasing replaced nodes, generating code), and `rollback` takes
+    everything back.
+    """
+
+    def __init__(self, program: Program, state: State, limits: Limits) -> None:
+        self.module = state.facts.module
+        self.graph: fx.Graph = self.module.graph
+        self.transaction = Transaction(self.graph)
+        self.modified = False
+        self._program = program
+        self._state = state
+        self._limits = limits
+        self._types = ValueTypes(self.module, state.facts.staged)
+        self._aliases: AliasIndex | None = None
+        self._moves = Moves()
+        self._tallies = {id(rule): _Tally() for rule in program.rules}
+        self._order: list[str] = []
+        self._entry = set(candidates(program, self.graph))
+        self._size = len(self.graph.nodes)
+
+    # --- sweeps ---
+
+    def run(self) -> None:
+        """Apply the rules until nothing changes; `once` rules see each place once.
+
+        Raises: RewriteError, if a limit is reached.
+        """
+        for sweep in range(self._limits.sweeps):
+            before = len(self._order)
+            self._sweep(first=sweep == 0)
+            if len(self._order) == before or self._all_once():
+                return
+        raise RewriteError(
+            f"the rules still change the graph after {self._limits.sweeps} sweeps: "
+            f"{self._recent()}"
+        )
+
+    def _all_once(self) -> bool:
+        return all(rule.rule.once for rule in self._program.rules)
+
+    def _sweep(self, *, first: bool) -> None:
+        queue = deque(candidates(self._program, self.graph))
+        while queue:
+            node = queue.popleft()
+            for created in self._visit(node, first=first):
+                queue.appendleft(created)
+
+    def _visit(self, node: fx.Node, *, first: bool) -> Iterator[fx.Node]:
+        """Try the rules at a node; the nodes that are worth a look after a rewrite."""
+        for rule in rules_at(self._program, node):
+            if node in self.transaction.detached:
+                return
+            if rule.rule.once and (not first or node not in self._entry):
+                continue
+            built = self._try(rule, node)
+            if built is not None:
+                yield from reversed(self._neighbourhood(built))
+                return
+
+    def _neighbourhood(self, built: Built) -> list[fx.Node]:
+        near = dict.fromkeys(built.created)
+        for node in built.replaced.values():
+            near.update(dict.fromkeys(node.users))
+        return sorted(near)
+
+    # --- one place ---
+
+    def _try(self, rule: RuleProgram, node: fx.Node) -> Built | None:
+        tally = self._tallies[id(rule)]
+        tally.candidates += 1
+        start = time.perf_counter()
+        done: list[Built] = []
+        outcome = self._search(rule, node, done)
+        tally.seconds += time.perf_counter() - start
+        if outcome.match is None:
+            self._note(tally, node, outcome)
+            return None
+        tally.matches += 1
+        tally.refusals.pop(node, None)
+        self._order.append(rule.rule.name)
+        self._check_limits()
+        return done[0]
+
+    def _search(self, rule: RuleProgram, node: fx.Node, done: list[Built]) -> Outcome:
+        def judge(match: Match) -> str | None:
+            mark = self.transaction.mark()
+            try:
+                done.append(self._rewrite(match))
+            except (Refused, ValueInferenceError) as refusal:
+                if self.transaction.mark() > mark:
+                    self.transaction.rollback(mark)
+                    self._aliases = None
+                return str(refusal)
+            return None
+
+        return match_at(rule, node, self._state.facts, judge)
+
+    def _note(self, tally: _Tally, node: fx.Node, outcome: Outcome) -> None:
+        if outcome.reason is not None:
+            tally.refusals[node] = outcome.reason
+
+    def _rewrite(self, match: Match) -> Built:
+        aliases = self.aliases
+        site = find_site(match, aliases)
+        built = build(match, site.before, self.transaction, self._state, self._types)
+        for old, new in built.replaced.items():
+            reason = compatible(old, new)
+            if reason is not None:
+                raise Refused(f"the replacement of '{old}' does not fit: {reason}")
+        self._check_effects_kept(match, built)
+        for node in built.created:
+            aliases.add(node)
+        self._check_results(built)
+        describe(match, built)
+        moves = Moves.of(match, built)
+        self._replace(match, built)
+        self._moves.update(moves)
+        return built
+
+    def _check_results(self, built: Built) -> None:
+        for old, new in built.replaced.items():
+            check_result(old, new, self.aliases, is_new=new in built.created)
+
+    def _replace(self, match: Match, built: Built) -> None:
+        unread = operands_before(match.calls) | set(match.calls)
+        for old, new in built.replaced.items():
+            self.transaction.replace_uses(old, new)
+        self._remove(unread, match)
+        self._check_gone(match, built)
+
+    # --- dead nodes ---
+
+    def _remove(self, unread: set[fx.Node], match: Match) -> None:
+        """Detach what is no longer read, and what only it read."""
+        todo = sorted(unread)
+        while todo:
+            node = todo.pop()
+            if node.users or not self._may_go(node, match):
+                continue
+            operands = sorted(node.all_input_nodes)
+            self.transaction.detach(node)
+            self.aliases.discard(node)
+            todo.extend(operands)
+
+    def _may_go(self, node: fx.Node, match: Match) -> bool:
+        if node.op in ("placeholder", "output") or node in self.transaction.detached:
+            return False
+        # The effects of matched calls live on in their copies, or the rule erases them.
+        return node in match.calls or not self.aliases.effect(node).effectful
+
+    def _check_effects_kept(self, match: Match, built: Built) -> None:
+        """Every effect of the match happens exactly once in the new graph."""
+        erased = {match.bindings[name] for name in match.rule.erase}
+        copies = Counter(built.copies.values())
+        for call in match.calls:
+            if call in erased or not self.aliases.effect(call).effectful:
+                continue
+            if copies[call] != 1:
+                raise Refused(f"the effect of '{call}' would be lost or repeated")
+
+    def _check_gone(self, match: Match, built: Built) -> None:
+        copied = set(built.copies.values())
+        for call in match.calls:
+            kept = call not in self.transaction.detached and call in copied
+            if kept and self.aliases.effect(call).effectful:
+                raise Refused(f"the effect of '{call}' would happen twice")
+
+    @property
+    def aliases(self) -> AliasIndex:
+        if self._aliases is None:
+            facts = self._state.facts
+            self._aliases = AliasIndex.of(self.graph, self.module, facts.lifted)
+        return self._aliases
+
+    # --- limits ---
+
+    def _check_limits(self) -> None:
+        limits = self._limits
+        most = limits.rewrites + limits.rewrites_per_node * self._size
+        if len(self._order) > most:
+            raise RewriteError(f"more than {most} rewrites: {self._recent()}")
+        live = len(self.graph.nodes) - len(self.transaction.detached)
+        if live > limits.growth * max(self._size, 16):
+            raise RewriteError(
+                f"the graph grew from {self._size} to {live} nodes: {self._recent()}"
+            )
+
+    def _recent(self) -> str:
+        """The rules that fired last: those of the cycle, if there is one."""
+        rules = sorted(set(self._order[-64:]))
+        return f"{', '.join(rules)} may feed each other"
+
+    # --- end of the run ---
+
+    def commit(self) -> None:
+        """Store constants, re-target annotations, erase replaced nodes."""
+        self.modified = bool(self._order)
+        if not self.modified:
+            return
+        # Output names are read from the graph, so the signature comes last.
+        for undo in retarget(self.graph.nodes, self._moves.nodes, self._moves.edges):
+            self.transaction.record(undo)
+        self.transaction.erase_detached()
+        self._state.store(self.transaction)
+
+    def rollback(self) -> None:
+        """Leave the graph as it was before `run`."""
+        self.transaction.rollback()
+
+    def report(self, seconds: float) -> Report:
+        rules = (self._tallies[id(r)].report(r.rule.name) for r in self._program.rules)
+        return Report(tuple(rules), seconds)
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """Rewriting makes many objects and no garbage cycles: collecting is wasted."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+

@@ -1,0 +1,118 @@
+"""Constants computed at rewrite time: in fp64, rounded once, and never in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from rewrite_engine.rewriting.safety import Refused
+
+LARGEST = 64 * 2**20
+"""Bytes that a folded constant may take when its inputs are smaller than half of it."""
+
+
+@attrs.frozen(eq=False)
+class Constant:
+    """A folded value: `exact` in at least fp64, to be rounded to `dtype`."""
+
+    exact: torch.Tensor
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> Constant:
+        tensor = tensor.detach()
+        wide = tensor.double() if tensor.is_floating_point() else tensor
+        return Constant(wide, tensor.dtype)
+
+    def rounded(self) -> torch.Tensor:
+        return self.exact.to(self.dtype)
+
+
+def fold(
+    target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Constant:
+    """The result of a call on constants.
+
+    Raises: Refused, if it fails, is too large, or is not finite although its inputs are.
+    """
+    inputs = list(_constants((args, kwargs)))
+    try:
+        with torch.no_grad():
+            dtype = _result_dtype(target, args, kwargs, inputs)
+            exact = target(*_map(args, _exact), **_map(kwargs, _exact))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise Refused(f"a constant cannot be computed: {error}") from error
+    _check_finite(exact, dtype, inputs)
+    return Constant(exact, dtype)
+
+
+def _result_dtype(
+    target: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    inputs: list[Constant],
+) -> torch.dtype:
+    """The dtype that the call has in the model's own precision, from a fake run."""
+    with FakeTensorMode() as mode:
+
+        def fake(value: Constant) -> torch.Tensor:
+            shape, device = value.exact.shape, value.exact.device
+            return torch.empty(shape, dtype=value.dtype, device=device)
+
+        with mode:
+            result = target(*_map(args, fake), **_map(kwargs, fake))
+    if not isinstance(result, torch.Tensor):
+        raise Refused("a constant must be one tensor")
+    size = result.numel() * 8
+    if size > max(LARGEST, 2 * sum(value.exact.nbytes for value in inputs)):
+        raise Refused(f"a folded constant would take {size / 2**20:.0f} MiB")
+    return result.dtype
+
+
+def _check_finite(
+    exact: torch.Tensor, dtype: torch.dtype, inputs: list[Constant]
+) -> None:
+    finite_inputs = all(bool(torch.isfinite(v.exact).all()) for v in inputs)
+    if finite_inputs and not bool(torch.isfinite(exact.to(dtype)).all()):
+        raise Refused("folding finite constants gives a value that is not finite")
+
+
+def _exact(value: Constant) -> torch.Tensor:
+    return value.exact
+
+
+def _map(value: Any, change: Callable[[Constant], Any]) -> Any:
+    if isinstance(value, Constant):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(item, change) for item in value)
+    if isinstance(value, dict):
+        return {key: _map(item, change) for key, item in value.items()}
+    return value
+
+
+def _constants(value: Any) -> Iterator[Constant]:
+    if isinstance(value, Constant):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _constants(item)
+    elif isinstance(value, dict):
+        yield from _constants(tuple(value.values()))
+
+
+def constant_node_value(node: fx.Node, held: torch.Tensor | None) -> Constant:
+    """The constant that a node stands for.
+
+    Raises: Refused, if it is none.
+    """
+    if held is None:
+        raise Refused(f"'{node}' is not a constant")
+    if held.is_meta or held.layout != torch.strided or held.is_quantized:
+        raise Refused(f"the values of '{node}' are not available")
+    return Constant.of(held)

@@ -1,0 +1,128 @@
+"""Metadata of new nodes: what they take over from the nodes they were made from.
+
+No two nodes ever share a dictionary or list. What a node says about its own value is
+never copied, see `values.py`; neither is its provenance, which `provenance` makes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from torch import fx
+from torch.fx.traceback import NodeSource, NodeSourceAction
+
+from rewrite_engine.rewriting.tensor_types import VALUE_KEYS
+
+_OF_THE_VALUE: Final = frozenset({*VALUE_KEYS, "tensor_meta"})
+_NOT_INHERITED: Final = _OF_THE_VALUE | {"from_node"}
+# Where in the model a node belongs. What it stands for in the source (`torch_fn`,
+# `source_fn_stack`) is left out: it would make the helpers that a rule adds to a
+# convolution part of the convolution for `get_source_partitions`.
+_PLACE: Final = (
+    "nn_module_stack",
+    "stack_trace",
+    "custom",
+    "recompute",
+    "ac_graph_id",
+    "partitioner_tag",
+)
+_LONGEST_HISTORY: Final = 64
+
+
+def provenance(
+    rule_name: str, place: str, replaced: Sequence[fx.Node]
+) -> list[NodeSource]:
+    """The `from_node` entries of the nodes that a rule put in place of `replaced`.
+
+    The pass name is the rule and its place, `fuse (qat.rules:12)`. Each entry keeps
+    the history of its node while that is short. Entries are never changed, so the
+    new nodes of one match may each hold a list of the same ones.
+    """
+    pass_name = f"{rule_name} ({place})"
+    if not replaced:
+        return [NodeSource(None, pass_name, NodeSourceAction.CREATE)]
+    seen: set[int] = set()
+    return [_source(node, pass_name, seen) for node in replaced]
+
+
+def inherit(new: fx.Node, old: fx.Node) -> None:
+    """Copies everything `old` carries to `new`, except its value and provenance."""
+    copy_keys(new, old, [key for key in old.meta if key not in _NOT_INHERITED])
+
+
+def fill(new: fx.Node, sources: Sequence[fx.Node]) -> None:
+    """Places `new` in the model where `sources` are, the first one that says so.
+
+    What `new` says already stays.
+    """
+    for key in _PLACE:
+        if key in new.meta:
+            continue
+        source = next((node for node in sources if key in node.meta), None)
+        if source is not None:
+            new.meta[key] = _own(source.meta[key])
+
+
+def copy_keys(target: fx.Node, source: fx.Node, keys: Iterable[str]) -> None:
+    """Copies those of `keys` that `source` has; its value is never copied."""
+    for key in keys:
+        if key in source.meta and key not in _OF_THE_VALUE:
+            target.meta[key] = _own(source.meta[key])
+
+
+def _source(node: fx.Node, pass_name: str, seen: set[int]) -> NodeSource:
+    # `NodeSource(node)` would copy the history deeply, at ten times the cost.
+    source = NodeSource(
+        None, pass_name, [NodeSourceAction.REPLACE, NodeSourceAction.CREATE]
+    )
+    source.node_info = NodeSource.NodeInfo(
+        node.name, _target_name(node), id(node.graph)
+    )
+    source.from_node = _history(node, seen)
+    return source
+
+
+def _target_name(node: fx.Node) -> str:
+    if node.op == "call_function":
+        return node._pretty_print_target(node.target)
+    return str(node.target)
+
+
+def _history(node: fx.Node, seen: set[int]) -> list[NodeSource]:
+    """The provenance of a replaced node: each entry once per match, and not if long.
+
+    Rewriting what was rewritten would otherwise double the history every time.
+    """
+    entries = [s for s in node.meta.get("from_node", ()) if id(s) not in seen]
+    seen.update(map(id, entries))
+    return entries if _fits(entries) else []
+
+
+def _fits(entries: Iterable[NodeSource]) -> bool:
+    pending, count = list(entries), 0
+    while pending and count <= _LONGEST_HISTORY:
+        count += 1
+        pending += pending.pop().from_node
+    return count <= _LONGEST_HISTORY
+
+
+def _own(value: Any) -> Any:
+    """A copy whose dictionaries and lists are its own."""
+    if type(value) is dict:
+        return {key: _own(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_own(item) for item in value]
+    if isinstance(value, (dict, list, set)):
+        return copy.copy(value)
+    if hasattr(value, "input_qspec_map"):
+        return _own_annotation(value)
+    return value
+
+
+def _own_annotation(annotation: Any) -> Any:
+    own = copy.copy(annotation)
+    # Works for a frozen dataclass, too.
+    object.__setattr__(own, "input_qspec_map", dict(annotation.input_qspec_map))
+    return own

@@ -1,0 +1,149 @@
+"""One `apply` from start to end: every graph of a model, committed together or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+from torch import fx
+from torch.export import ExportedProgram
+
+from rewrite_engine.matching.automaton import Program
+from rewrite_engine.matching.match import Match
+from rewrite_engine.matching.matcher import candidates, match_at, rules_at
+from rewrite_engine.report import Report, RuleReport
+from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.driver import Driver, Limits, paused_gc
+from rewrite_engine.rewriting.safety import Refused, find_site
+from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
+from rewrite_engine.rewriting.transaction import Transaction
+
+Model = fx.GraphModule | ExportedProgram
+
+
+@attrs.frozen(eq=False)
+class Result:
+    """What `apply` returns; unpacks like torch.fx's `PassResult`.
+
+    `graph_module` is the module given, or the exported program's, changed in place.
+    """
+
+    graph_module: fx.GraphModule
+    modified: bool
+    report: Report
+    exported_program: ExportedProgram | None = None
+
+    def __iter__(self) -> Iterator[object]:
+        return iter((self.graph_module, self.modified))
+
+
+def run(program: Program, model: Model, *, recurse: bool, limits: Limits) -> Result:
+    """Apply a program to a model, in place.
+
+    Raises: TypeError if it is no model; RewriteError if a limit is reached. Whatever is
+    raised, the model is as it was.
+    """
+    start = time.perf_counter()
+    with paused_gc():
+        drivers = [Driver(program, state, limits) for state in states(model, recurse)]
+        with _all_or_nothing([driver.transaction for driver in drivers]):
+            for driver in drivers:
+                driver.run()
+            for driver in drivers:
+                driver.commit()
+                if driver.modified:
+                    _recompile(driver.module, driver.transaction)
+    seconds = time.perf_counter() - start
+    report = _merge([driver.report(seconds) for driver in drivers])
+    modified = any(driver.modified for driver in drivers)
+    exported = model if isinstance(model, ExportedProgram) else None
+    return Result(drivers[0].module, modified, report, exported)
+
+
+def find(program: Program, model: Model, *, recurse: bool) -> tuple[Match, ...]:
+    """Every match that may be rewritten, in graph order; nothing is changed."""
+    return tuple(m for s in states(model, recurse) for m in _matches(program, s))
+
+
+def states(model: Model, recurse: bool) -> list[State]:
+    """The graphs of a model, the outermost first, each with its constants."""
+    outermost: State
+    if isinstance(model, ExportedProgram):
+        outermost = ProgramState.of(model)
+    elif isinstance(model, fx.GraphModule):
+        outermost = ModuleState.of(model)
+    else:
+        raise TypeError(
+            f"expected a torch.fx.GraphModule or an ExportedProgram, "
+            f"got {type(model).__name__}"
+        )
+    inner = _nested(outermost.facts.module) if recurse else []
+    return [outermost, *map(ModuleState.of, inner)]
+
+
+def _nested(module: fx.GraphModule) -> list[fx.GraphModule]:
+    modules = (m for m in module.modules() if m is not module)
+    return [m for m in modules if isinstance(m, fx.GraphModule)]
+
+
+def _matches(program: Program, state: State) -> Iterator[Match]:
+    facts = state.facts
+    aliases = AliasIndex.of(facts.module.graph, facts.module, facts.lifted)
+
+    def judge(match: Match) -> str | None:
+        try:
+            find_site(match, aliases)
+        except Refused as refusal:
+            return str(refusal)
+        return None
+
+    for node in candidates(program, facts.module.graph):
+        for rule in rules_at(program, node):
+            outcome = match_at(rule, node, facts, judge)
+            if outcome.match is not None:
+                yield outcome.match
+
+
+@contextmanager
+def _all_or_nothing(transactions: Sequence[Transaction]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for transaction in reversed(transactions):
+            transaction.rollback()
+        raise
+
+
+def _recompile(module: fx.GraphModule, transaction: Transaction) -> None:
+    kind = type(module)
+    code = {key: module.__dict__[key] for key in _CODE if key in module.__dict__}
+    forward = kind.__dict__.get("forward")
+
+    def undo() -> None:
+        module.__dict__.update(code)
+        if forward is not None:
+            kind.forward = forward
+
+    transaction.record(undo)
+    module.recompile()
+
+
+_CODE = ("_code", "_lineno_map", "_prologue_start")
+
+
+def _merge(reports: Sequence[Report]) -> Report:
+    """One report of several graphs, rule by rule."""
+    columns = zip(*(report.rules for report in reports), strict=True)
+    return Report(tuple(map(_sum, columns)), reports[0].seconds)
+
+
+def _sum(reports: tuple[RuleReport, ...]) -> RuleReport:
+    return RuleReport(
+        reports[0].name,
+        sum(report.candidates for report in reports),
+        sum(report.matches for report in reports),
+        tuple(refusal for report in reports for refusal in report.refusals),
+        sum(report.seconds for report in reports),
+    )

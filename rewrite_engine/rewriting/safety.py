@@ -1,0 +1,127 @@
+"""Whether one match may be rewritten, and where its new nodes go.
+
+A refusal is a sentence; nothing is ever skipped without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+from torch import fx
+
+from rewrite_engine.graph_facts import value_readers
+from rewrite_engine.matching.match import Match
+from rewrite_engine.rewriting.aliases import AliasIndex
+
+
+class Refused(Exception):  # noqa: N818 - an outcome, not an error
+    """A match is left alone; the message says why."""
+
+
+@attrs.frozen(eq=False)
+class Site:
+    """Where a match is rewritten: new nodes go in front of `before`."""
+
+    match: Match
+    before: fx.Node
+
+
+def find_site(match: Match, aliases: AliasIndex) -> Site:
+    """Where the match can be rewritten.
+
+    Raises: Refused, if it cannot be proven safe.
+    """
+    _check_roots(match)
+    _check_containment(match)
+    site = Site(match, _insertion_point(match))
+    _check_barrier(site, aliases)
+    _check_effects(site, aliases)
+    return site
+
+
+def _check_roots(match: Match) -> None:
+    if len(set(match.roots)) < len(match.roots):
+        raise Refused("two roots of the pattern are one node")
+    inner = {operand for call in match.calls for operand in call.all_input_nodes}
+    for root in match.roots:
+        if root in inner:
+            raise Refused(f"the root '{root}' is also an inner node of the match")
+
+
+def _check_containment(match: Match) -> None:
+    """Only the roots, and what the rule keeps, may be read outside the match."""
+    kept = {match.bindings.get(name) for name in match.rule.keep}
+    for call in match.calls:
+        if call in match.roots or call in kept:
+            continue
+        for reader in value_readers(call):
+            if reader not in match.calls:
+                raise Refused(f"'{call}' is also read by '{reader}'")
+
+
+def _insertion_point(match: Match) -> fx.Node:
+    """After the last input, before the first reader of a result."""
+    first, last = match.roots[0], max(match.roots)
+    readers = [r for root in match.roots for r in root.users if r not in match.calls]
+    early = min(readers, default=None)
+    if early is None or not early < last:
+        return last
+    late_input = max(_inputs(match), default=None)
+    first = min(match.roots)
+    if late_input is not None and first < late_input:
+        raise Refused(
+            f"the result '{first}' is read by '{early}' before the input "
+            f"'{late_input}' exists"
+        )
+    return first
+
+
+def _inputs(match: Match) -> Iterator[fx.Node]:
+    """The values that a match reads and does not compute."""
+    for call in match.calls:
+        for operand in call.all_input_nodes:
+            if operand not in match.calls:
+                yield operand
+
+
+def _check_barrier(site: Site, aliases: AliasIndex) -> None:
+    """What the match reads must not be written between there and the new place."""
+    calls = site.match.calls
+    for call in calls:
+        start, end = sorted((call, site.before))
+        write = aliases.writes_between(call.all_input_nodes, start, end, calls)
+        if write is None and call is not site.before:
+            # The call's own result may be written before the pattern reads it.
+            write = aliases.writes_between((call,), start, end, calls)
+        if write is not None:
+            raise Refused(f"'{write}' may write what '{call}' reads, in between")
+
+
+def _check_effects(site: Site, aliases: AliasIndex) -> None:
+    """Random and writing calls stay where they are."""
+    for call in site.match.calls:
+        if call is site.before or not aliases.effect(call).effectful:
+            continue
+        start, end = sorted((call, site.before))
+        other = aliases.effects_between(start, end, site.match.calls)
+        if other is not None:
+            raise Refused(f"the effect of '{call}' would move past '{other}'")
+
+
+def check_result(
+    old: fx.Node, new: fx.Node, aliases: AliasIndex, *, is_new: bool
+) -> None:
+    """Whether `new` can be read wherever `old` is, later writes included.
+
+    A fresh result may be written later whichever node computes it. A view, or a value
+    that was there before, may not take part while anything writes its storage.
+
+    Raises: Refused
+    """
+    if is_new and not aliases.effect(old).aliases and not aliases.effect(new).aliases:
+        return
+    for value in (old, new):
+        write = aliases.written(value, ())
+        if write is not None:
+            raise Refused(f"'{write}' may write the storage of '{value}'")

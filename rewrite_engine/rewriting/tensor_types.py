@@ -1,0 +1,155 @@
+"""Types of the tensors in a graph: reading and comparing them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+VALUE_KEYS: Final = ("val", "example_value")
+"""Where export and ATen tracing, and where dynamo, keep the fake value of a node."""
+
+_STATIC: Final = frozenset({int})
+
+UNKNOWN: Final = object()
+"""Stands for the value of a node of which none is recorded."""
+
+
+class TensorType(NamedTuple):
+    """What a tensor is, without its data. A tuple, because its hash is hot."""
+
+    dtype: torch.dtype
+    shape: tuple[int | torch.SymInt, ...]
+    stride: tuple[int | torch.SymInt, ...]
+    """In elements; empty for a tensor that is not strided."""
+    device: torch.device
+
+
+def type_of(value: object) -> TensorType | None:
+    """The type of a tensor, fake or real; None for anything else."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    stride = value.stride() if value.layout is torch.strided else ()
+    return TensorType(value.dtype, tuple(value.shape), stride, value.device)
+
+
+def tensor_type(node: fx.Node, module: torch.nn.Module) -> TensorType | None:
+    """The tensor type of a node: recorded, or else that of the attribute it reads."""
+    for key in VALUE_KEYS:
+        if key in node.meta:
+            return type_of(node.meta[key])
+    if node.op != "get_attr":
+        return None
+    return type_of(attribute(module, node.target))
+
+
+def compatible(old: fx.Node, new: fx.Node) -> str | None:
+    """Why the value of `new` cannot take the place of that of `old`.
+
+    None if it can, or if the type of either node is not recorded.
+    """
+    return _mismatch(recorded(old), recorded(new))
+
+
+
+def recorded(node: fx.Node) -> Any:
+    """The value recorded for a node, UNKNOWN if there is none."""
+    return next((node.meta[key] for key in VALUE_KEYS if key in node.meta), UNKNOWN)
+
+
+def attribute(module: torch.nn.Module, target: str) -> Any:
+    """What a `get_attr` reads, UNKNOWN if it is not there."""
+    try:
+        return operator.attrgetter(target)(module)
+    except AttributeError:
+        return UNKNOWN
+
+
+def is_static(sizes: Iterable[object]) -> bool:
+    """Whether no size is symbolic."""
+    return _STATIC.issuperset(map(type, sizes))
+
+
+@lru_cache(maxsize=4096)
+def dense_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The row-major strides of a shape, in elements."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def is_dense(kind: TensorType) -> bool:
+    """Whether a tensor is row-major, with sizes that are all known."""
+    if not is_static(kind.shape):
+        return False
+    return kind.stride == dense_stride(kind.shape)
+
+
+def _mismatch(old: Any, new: Any) -> str | None:
+    if old is UNKNOWN or new is UNKNOWN:
+        return None
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        return _mismatch_of_sequences(old, new)
+    old_type, new_type = type_of(old), type_of(new)
+    if old_type is None and new_type is None:
+        return None
+    if old_type is None or new_type is None:
+        return f"{type(old).__name__} would become {type(new).__name__}"
+    return _mismatch_of_tensors(old_type, new_type)
+
+
+def _mismatch_of_sequences(old: Sequence[Any], new: Sequence[Any]) -> str | None:
+    if len(old) != len(new):
+        return f"{len(old)} results would become {len(new)}"
+    reasons = ((i, _mismatch(a, b)) for i, (a, b) in enumerate(zip(old, new, strict=True)))
+    return next((f"result {i}: {reason}" for i, reason in reasons if reason), None)
+
+
+def _mismatch_of_tensors(old: TensorType, new: TensorType) -> str | None:
+    if old.dtype != new.dtype:
+        return f"dtype {_name(old.dtype)} would become {_name(new.dtype)}"
+    if not _same_sizes(old.shape, new.shape):
+        return f"shape {_sizes(old.shape)} would become {_sizes(new.shape)}"
+    if old.device != new.device:
+        return f"device {old.device} would become {new.device}"
+    if not _same_layout(old, new):
+        return f"stride {_sizes(old.stride)} would become {_sizes(new.stride)}"
+    return None
+
+
+def _same_layout(old: TensorType, new: TensorType) -> bool:
+    """Whether equal indices lie at equal offsets; both tensors have the same shape."""
+    if len(old.stride) != len(new.stride):
+        return False
+    if any(_is_int(size, 0) for size in old.shape):
+        return True
+    # The stride of an axis of size 1 is never used.
+    strides = zip(old.shape, old.stride, new.stride, strict=False)
+    used = [(a, b) for size, a, b in strides if not _is_int(size, 1)]
+    return all(statically_known_true(a == b) for a, b in used)
+
+
+def _is_int(size: object, number: int) -> bool:
+    return type(size) is int and size == number
+
+
+def _same_sizes(old: Sequence[Any], new: Sequence[Any]) -> bool:
+    """Whether all sizes are known to be equal, without a guard on a dynamic one."""
+    if len(old) != len(new):
+        return False
+    return all(statically_known_true(a == b) for a, b in zip(old, new, strict=True))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sizes(sizes: Sequence[Any]) -> str:
+    return f"[{', '.join(map(str, sizes))}]"

@@ -1,0 +1,140 @@
+"""Edits of one graph that can be taken back: commit everything or leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx
+
+Undo = Callable[[], object]
+
+
+class Transaction:
+    """Journaled edits of a graph.
+
+    Nodes that a rewrite replaces are only *detached* (they lose their operands, hence
+    their hold on other nodes) and leave the graph at `commit`, so every edit before it
+    has a cheap inverse. `rollback` takes back everything since a mark.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.detached: dict[fx.Node, None] = {}
+        self.created: dict[fx.Node, None] = {}
+        self._journal: list[Undo] = []
+        self._user_order: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self._namespace = _NamespaceState(graph)
+
+    def mark(self) -> int:
+        """A point to which `rollback` can return."""
+        return len(self._journal)
+
+    def record(self, undo: Undo) -> None:
+        """Journal an edit made elsewhere by the function that takes it back."""
+        self._journal.append(undo)
+
+    def rollback(self, mark: int = 0) -> None:
+        """Take back every edit since the mark, the last one first."""
+        while len(self._journal) > mark:
+            self._journal.pop()()
+        if mark == 0:
+            self._namespace.restore()
+            for node, users in self._user_order.items():
+                _reorder(node.users, users)
+
+    def create(
+        self,
+        before: fx.Node,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        name: str | None = None,
+    ) -> fx.Node:
+        """A new node in front of another."""
+        with self.graph.inserting_before(before):
+            node = self.graph.create_node(op, target, args, dict(kwargs), name)
+        self.created[node] = None
+        self.record(lambda: self._uncreate(node))
+        return node
+
+    def _uncreate(self, node: fx.Node) -> None:
+        del self.created[node]
+        self.graph.erase_node(node)
+
+    def replace_uses(self, old: fx.Node, new: fx.Node) -> None:
+        """Make every user of `old` read `new` instead."""
+        self._remember_users(old)
+        for user in list(old.users):
+            if user is not new:
+                self._update(user, lambda n: new if n is old else n)
+
+    def detach(self, node: fx.Node) -> None:
+        """Take a node without users out of the data flow; it goes at `commit`."""
+        assert not node.users, f"{node} is still read"
+        for operand in node.all_input_nodes:
+            self._remember_users(operand)
+        args, kwargs = node.args, node.kwargs
+        # fx's own way to let go of operands is the only one that keeps users right.
+        node.args, node.kwargs = (), {}
+        self.detached[node] = None
+        self.record(lambda: self._reattach(node, args, kwargs))
+
+    def _reattach(self, node: fx.Node, args: Any, kwargs: Any) -> None:
+        del self.detached[node]
+        node.args, node.kwargs = args, kwargs
+
+    def _update(self, user: fx.Node, change: Callable[[fx.Node], fx.Node]) -> None:
+        args, kwargs = user.args, user.kwargs
+        user.args = fx.map_arg(args, change)
+        user.kwargs = fx.map_arg(kwargs, change)
+
+        def undo() -> None:
+            user.args, user.kwargs = args, kwargs
+
+        self.record(undo)
+
+    def _remember_users(self, node: fx.Node) -> None:
+        if node not in self._user_order:
+            self._user_order[node] = tuple(node.users)
+
+    def erase_detached(self) -> None:
+        """Remove the detached nodes from the graph; can still be rolled back."""
+        for node in reversed(sorted(self.detached)):
+            # Detached nodes have no operands and no users: any order would do.
+            following = node.next
+            self.graph.erase_node(node)
+            self.record(lambda n=node, f=following: _insert_again(n, f))  # type: ignore[misc]
+
+
+class _NamespaceState:
+    """The names that a graph has given out."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        namespace = graph._graph_namespace
+        self._namespace = namespace
+        self._saved = {
+            key: value.copy()
+            for key, value in vars(namespace).items()
+            if isinstance(value, (dict, set))
+        }
+
+    def restore(self) -> None:
+        for key, value in self._saved.items():
+            current = getattr(self._namespace, key)
+            current.clear()
+            current.update(value)
+
+
+def _reorder(users: dict[fx.Node, None], order: tuple[fx.Node, ...]) -> None:
+    assert users.keys() == set(order), "a rollback restores the users of every node"
+    users.clear()
+    users.update(dict.fromkeys(order))
+
+
+def _insert_again(node: fx.Node, following: fx.Node) -> None:
+    node._erased = False
+    following.prepend(node)
+    node.graph._find_nodes_lookup_table.insert(node)
+    node.graph._len += 1

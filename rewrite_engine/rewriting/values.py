@@ -1,0 +1,262 @@
+"""Recorded values of new nodes: fake tensors in the fake mode of their graph.
+
+A graph that went through `torch.export`, ATen tracing or dynamo records the value of
+every node as a fake tensor in `node.meta`. Passes, verifiers and serialisers rely on
+it, so a new node gets one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.utils._mode_utils import no_dispatch
+
+from rewrite_engine.errors import RewriteError
+from rewrite_engine.rewriting.calls import (
+    Call,
+    call_of,
+    elementwise_result,
+    elementwise_signature,
+    identity,
+    may_alias,
+    reshape_result,
+)
+from rewrite_engine.rewriting.tensor_types import (
+    UNKNOWN,
+    VALUE_KEYS,
+    TensorType,
+    attribute,
+    compatible,
+    is_dense,
+    is_static,
+    tensor_type,
+    type_of,
+)
+
+__all__ = [
+    "TensorType",
+    "ValueInferenceError",
+    "ValueTypes",
+    "compatible",
+    "tensor_type",
+    "type_of",
+]
+
+_NOTHING_STAGED: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class ValueInferenceError(RewriteError):
+    """The value of a new node cannot be derived; `reason` says why, in one line."""
+
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        self.node = node
+        self.reason = reason
+        super().__init__(f"the type of {node.name} cannot be derived: {reason}")
+
+
+class ValueTypes:
+    """Derives the recorded values of the new nodes of one graph.
+
+    Attributes that `module` does not have yet are looked up in `staged`, by their
+    qualified name, whenever they are needed. If the graph records no values, none are
+    derived.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, staged: Mapping[str, Any] = _NOTHING_STAGED
+    ) -> None:
+        self._module = module
+        self._staged = staged
+        self._key, self._mode, self._has_tensor_meta = _convention(module.graph)
+        self._results: dict[Call, TensorType] = {}
+        self._dtypes: dict[Hashable, torch.dtype] = {}
+        # By id, with the value, so that the id stays taken.
+        self._operands: dict[int, tuple[Any, Hashable]] = {}
+
+    def infer(self, node: fx.Node, *, like: fx.Node | None = None) -> None:
+        """Records the value of a new node; nothing, if an operand's is not recorded.
+
+        The value of `like` is taken over if `node` is the same call, up to operands
+        of the same types. Raises ValueInferenceError if the call is wrong for its
+        operands, or would need a dynamic size to be specialised.
+        """
+        if self._mode is None or node.op in ("placeholder", "output"):
+            return
+        value = self._derived(node, like)
+        if value is UNKNOWN:
+            return
+        node.meta[self._key] = value
+        if self._has_tensor_meta and isinstance(value, torch.Tensor):
+            node.meta["tensor_meta"] = _tensor_meta(value, _requires_grad(node, value))
+
+    def of_tensor(self, tensor: torch.Tensor) -> FakeTensor | None:
+        """The value to record for a constant; None if the graph records none."""
+        if self._mode is None:
+            return None
+        return self._mode.from_tensor(tensor, static_shapes=True)
+
+    def _derived(self, node: fx.Node, like: fx.Node | None) -> Any:
+        if node.op == "get_attr":
+            return self._value(node)
+        if any(self._value(operand) is UNKNOWN for operand in node.all_input_nodes):
+            return UNKNOWN
+        call = call_of(node, self._operand)
+        if like is not None and self._equals(call, like):
+            return like.meta[self._key]
+        return self._computed(node, call)
+
+    def _equals(self, call: Call, like: fx.Node) -> bool:
+        """Whether `like` is the same call; views of other memory never are."""
+        if call.target != like.target or self._key not in like.meta:
+            return False
+        return not may_alias(call.target) and call == call_of(like, self._operand)
+
+    def _computed(self, node: fx.Node, call: Call) -> Any:
+        known = self._results.get(call) or self._elementwise(call)
+        if known is not None:
+            return self._fresh(known)
+        reshaped = reshape_result(call)
+        if reshaped is not None:
+            return self._view(self._value(node.args[0]), reshaped)
+        value = self._run(node)
+        self._learn(call, value)
+        return value
+
+    def _elementwise(self, call: Call) -> TensorType | None:
+        dtype = self._dtypes.get(elementwise_signature(call))
+        return None if dtype is None else elementwise_result(call, dtype)
+
+    def _learn(self, call: Call, value: object) -> None:
+        """Remembers a result for equal calls, and for other sizes if elementwise."""
+        if not _is_reproducible(call.target, value):
+            return
+        result = type_of(value)
+        assert result is not None
+        self._results[call] = result
+        signature = elementwise_signature(call)
+        if signature and elementwise_result(call, result.dtype) == result:
+            self._dtypes[signature] = result.dtype
+
+    def _run(self, node: fx.Node) -> Any:
+        if node.op == "call_module":
+            raise ValueInferenceError(node, "it calls a module")
+        if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
+            raise ValueInferenceError(node, "it changes the shape of its operand")
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+        try:
+            with torch.no_grad(), self._mode, self._sizes_unchanged():
+                return _invoke(node, args, kwargs)
+        except Exception as error:
+            raise ValueInferenceError(node, _first_line(error)) from error
+
+    @contextmanager
+    def _sizes_unchanged(self) -> Iterator[None]:
+        """Fails if the code needs a new guard on a dynamic size, or a new such size."""
+        sizes = self._mode.shape_env
+        if sizes is None:
+            yield
+            return
+        pending = sizes.pending_fresh_unbacked_symbols
+        known = len(pending)
+        with sizes.error_on_new_guards():
+            yield
+        if len(pending) > known:
+            del pending[known:]
+            raise ValueError("the shape of its result depends on data")
+
+    def _fresh(self, kind: TensorType) -> FakeTensor:
+        """A fake tensor with memory of its own, made without running an operator."""
+        dtype, shape, stride, device = kind
+        with no_dispatch():
+            meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        return FakeTensor(self._mode, meta, device)
+
+    def _view(self, base: FakeTensor, kind: TensorType) -> FakeTensor:
+        """A fake tensor over the memory of `base`."""
+        dtype, shape, stride, device = kind
+        storage, offset = base.untyped_storage(), base.storage_offset()
+        with no_dispatch():
+            meta = torch.empty(0, dtype=dtype, device="meta")
+            meta.set_(storage, offset, shape, stride)
+        return FakeTensor(self._mode, meta, device)
+
+    def _operand(self, node: fx.Node) -> Hashable:
+        value = self._value(node)
+        if id(value) not in self._operands:
+            self._operands[id(value)] = value, identity(value)
+        return self._operands[id(value)][1]
+
+    def _value(self, node: fx.Node) -> Any:
+        if self._key in node.meta:
+            return node.meta[self._key]
+        if node.op != "get_attr":
+            return UNKNOWN
+        value = self._staged.get(node.target, UNKNOWN)
+        if value is UNKNOWN:
+            value = attribute(self._module, node.target)
+        return self.of_tensor(value) if isinstance(value, torch.Tensor) else UNKNOWN
+
+
+def _convention(graph: fx.Graph) -> tuple[str, FakeTensorMode | None, bool]:
+    """Under which key the graph records values, their mode, whether `tensor_meta`."""
+    for node in graph.nodes:
+        for key in VALUE_KEYS:
+            value = node.meta.get(key)
+            if isinstance(value, FakeTensor):
+                return key, value.fake_mode, "tensor_meta" in node.meta
+    return VALUE_KEYS[0], None, False
+
+
+def _invoke(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _is_reproducible(target: Any, value: object) -> bool:
+    """Whether a fresh tensor of the same type is as good as this result."""
+    return (
+        isinstance(target, torch._ops.OpOverload)
+        and not may_alias(target)
+        and isinstance(value, FakeTensor)
+        and value.layout is torch.strided
+        and value.constant is None
+        and value.storage_offset() == 0
+        and is_static((*value.shape, *value.stride()))
+    )
+
+
+def _requires_grad(node: fx.Node, value: torch.Tensor) -> bool:
+    """Whether the value does in the model; values are derived without autograd."""
+    if not (value.is_floating_point() or value.is_complex()):
+        return False
+    metas = (operand.meta.get("tensor_meta") for operand in node.all_input_nodes)
+    return value.requires_grad or any(
+        getattr(meta, "requires_grad", False) for meta in metas
+    )
+
+
+def _tensor_meta(value: torch.Tensor, requires_grad: bool) -> TensorMetadata:
+    kind = type_of(value)
+    if kind is None or value.is_quantized or not is_dense(kind):
+        return _extract_tensor_metadata(value)._replace(requires_grad=requires_grad)
+    return TensorMetadata(
+        shape=value.shape,
+        dtype=kind.dtype,
+        requires_grad=requires_grad,
+        stride=kind.stride,
+        memory_format=torch.contiguous_format,
+        is_quantized=False,
+        qparams={},
+    )

@@ -1,0 +1,132 @@
+"""Runs the `test` blocks of rule files."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from rewrite_engine import torch_ops
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.checked import Test
+from rewrite_engine.lowering.example import build_example
+from rewrite_engine.rewriting.run import Result
+from rewrite_engine.ruleset import RuleSet
+from rewrite_engine.testing import largest_difference
+
+_SYMBOLIC_SIZE = 3
+"""The size of a dimension that a test names instead of giving."""
+
+
+@attrs.frozen
+class TestOutcome:
+    """One `test` block: `message` says what was expected and what happened."""
+
+    title: str
+    passed: bool
+    message: str
+
+    __test__ = False  # pytest must not collect it
+
+
+def run_tests(rules: RuleSet) -> tuple[TestOutcome, ...]:
+    """Run every test of a rule set with all of its rules, on seeded random inputs."""
+    return tuple(run_test(test, rules) for test in rules.tests)
+
+
+def run_test(test: Test, rules: RuleSet) -> TestOutcome:
+    """Build the test's graph, apply the rules, and check every expectation."""
+    inputs = [_sample(given.type) for given in test.given if given.role == "input"]
+    before = _example(test)
+    _record_values(before, inputs)
+    after = copy.deepcopy(before)
+    result = rules.apply(after)
+    faults = list(_faults(test, result, before, inputs))
+    message = "; ".join(faults) if faults else "passed"
+    return TestOutcome(test.title, not faults, message)
+
+
+def _example(test: Test) -> fx.GraphModule:
+    torch.manual_seed(0)
+    module = torch.nn.Module()
+    for given in test.given:
+        if given.role == "param":
+            module.register_parameter(
+                given.name, torch.nn.Parameter(_sample(given.type))
+            )
+        elif given.role == "buffer":
+            module.register_buffer(given.name, _sample(given.type))
+    return fx.GraphModule(module, build_example(test), "Example")
+
+
+def _record_values(module: fx.GraphModule, inputs: list[torch.Tensor]) -> None:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    FakeTensorProp(module, mode).propagate(*inputs)
+
+
+def _sample(type: nodes.TensorType) -> torch.Tensor:
+    dtype = torch_ops.dtype_of(type.dtypes[0] if type.dtypes else "f32")
+    shape = [_size(dim) for dim in type.shape or ()]
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, dtype=dtype)
+    return torch.randint(0, 2 if dtype is torch.bool else 5, shape).to(dtype)
+
+
+def _size(dim: nodes.Expr) -> int:
+    if isinstance(dim, nodes.Constant) and isinstance(dim.value, int):
+        return dim.value
+    return _SYMBOLIC_SIZE
+
+
+def _faults(
+    test: Test, result: Result, before: fx.GraphModule, inputs: list[torch.Tensor]
+) -> Iterator[str]:
+    for expected in test.expect:
+        match expected:
+            case nodes.ExpectCount(rule, count):
+                yield from _count_faults(result, rule, count)
+            case nodes.ExpectRefusal(rule, reason):
+                yield from _refusal_faults(result, rule, reason)
+            case nodes.ExpectEqual(tolerance):
+                after = result.graph_module
+                yield from _value_faults(before, after, inputs, tolerance or 0.0)
+
+
+def _count_faults(result: Result, rule: str, count: int) -> Iterator[str]:
+    found = sum(r.matches for r in result.report.rules if r.name == rule)
+    if found != count:
+        reasons = [str(r) for r in result.report.refusals if r.rule == rule]
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        yield f"expected {rule} * {count}, found {found}{why}"
+
+
+def _refusal_faults(result: Result, rule: str, reason: str) -> Iterator[str]:
+    given = [r.reason for r in result.report.refusals if r.rule == rule]
+    if not any(reason in text for text in given):
+        yield f"expected {rule} to be refused with '{reason}', found {given}"
+
+
+def _value_faults(
+    before: fx.GraphModule,
+    after: fx.GraphModule,
+    inputs: list[torch.Tensor],
+    tolerance: float,
+) -> Iterator[str]:
+    expected, found = (_outputs(module, inputs) for module in (before, after))
+    for index, (a, b) in enumerate(zip(expected, found, strict=True)):
+        difference = largest_difference(a, b)
+        if math.isnan(difference) or difference > tolerance:
+            yield f"output {index} differs by {difference:.3g}, more than {tolerance:g}"
+
+
+def _outputs(module: fx.GraphModule, inputs: list[torch.Tensor]) -> tuple[Any, ...]:
+    torch.manual_seed(0)
+    result = module(*(tensor.clone() for tensor in inputs))
+    return result if isinstance(result, tuple) else (result,)

@@ -1,0 +1,82 @@
+"""A loaded set of rules: immutable, hashable, picklable, and itself an fx pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+
+import attrs
+from torch import fx
+
+from rewrite_engine.dsl.checked import RuleFile, Test
+from rewrite_engine.lowering.rule import CompiledRule, compile_rule
+from rewrite_engine.matching.automaton import Program, build_program
+from rewrite_engine.rewriting.driver import Limits
+from rewrite_engine.rewriting.run import Model, Result, run
+
+
+@attrs.frozen(eq=False, slots=False)
+class RuleSet:
+    """Rules that were parsed, checked and compiled together.
+
+    Two rule sets are equal if their rules were written alike. One rule set may be used
+    by several threads, on different graphs.
+    """
+
+    name: str
+    file: RuleFile = attrs.field(repr=False)
+
+    @cached_property
+    def rules(self) -> tuple[CompiledRule, ...]:
+        return tuple(compile_rule(rule) for rule in self.file.rules)
+
+    @cached_property
+    def program(self) -> Program:
+        return build_program(self.rules)
+
+    @property
+    def tests(self) -> tuple[Test, ...]:
+        return self.file.tests
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Names the rules by their text, the same in every process."""
+        texts = sorted({rule.source.text for rule in self.file.rules})
+        names = [rule.name for rule in self.file.rules]
+        return hashlib.sha256("\0".join([*names, *texts]).encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[CompiledRule]:
+        return iter(self.rules)
+
+    def __len__(self) -> int:
+        return len(self.file.rules)
+
+    def __getitem__(self, name: str) -> CompiledRule:
+        """The rule of a name. Raises: KeyError."""
+        found = next((rule for rule in self.rules if rule.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RuleSet) and other.content_hash == self.content_hash
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)
+
+    def __getstate__(self) -> tuple[str, RuleFile]:
+        return self.name, self.file
+
+    def __setstate__(self, state: tuple[str, RuleFile]) -> None:
+        self.__init__(*state)  # type: ignore[misc]  # the one way to fill frozen fields
+
+    def __call__(self, module: fx.GraphModule) -> Result:
+        """Apply the rules: the calling convention of fx passes."""
+        return self.apply(module)
+
+    def apply(
+        self, model: Model, *, recurse: bool = False, limits: Limits | None = None
+    ) -> Result:
+        """See `engine.apply`."""
+        return run(self.program, model, recurse=recurse, limits=limits or Limits())

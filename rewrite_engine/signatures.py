@@ -1,0 +1,84 @@
+"""Operator signatures, without torch: what a call's arguments are named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import attrs
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+    def __reduce__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Final = _Required()
+"""Stands where a parameter has no default."""
+
+Kind = Literal["overload", "function", "method", "module"]
+
+
+@attrs.frozen
+class Parameter:
+    """One parameter; `type` is the schema's text (`Tensor`, `SymInt[2]`) or empty."""
+
+    name: str
+    type: str = ""
+    default: Any = REQUIRED
+    keyword_only: bool = False
+
+    @property
+    def takes_tensor(self) -> bool:
+        return self.type.startswith("Tensor") or self.type == ""
+
+
+@attrs.frozen
+class Signature:
+    """How one spelling of an operator is called.
+
+    `path` is its name in rule files: `aten.add.Tensor`, `torch.add`, `F.relu`,
+    `operator.add`, `.relu` (a method), `nn.ReLU` (a module class).
+    """
+
+    path: str
+    kind: Kind
+    parameters: tuple[Parameter, ...]
+    returns: int = 1
+
+    def parameter(self, key: int | str) -> Parameter | None:
+        """The parameter at a position (keyword-only ones excluded) or of a name."""
+        if isinstance(key, str):
+            return next((p for p in self.parameters if p.name == key), None)
+        positional = [p for p in self.parameters if not p.keyword_only]
+        return positional[key] if key < len(positional) else None
+
+    def bind(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Arguments by parameter name, without defaults; None if they do not fit."""
+        positional = [p for p in self.parameters if not p.keyword_only]
+        if self.kind == "method":
+            args = _gathered(args, positional)
+        if len(args) > len(positional):
+            return None
+        bound = {p.name: value for p, value in zip(positional, args, strict=False)}
+        names = {p.name for p in self.parameters}
+        if any(name in bound or name not in names for name in kwargs):
+            return None
+        bound.update(kwargs)
+        missing = any(
+            p.default is REQUIRED and p.name not in bound for p in self.parameters
+        )
+        return None if missing else bound
+
+
+def _gathered(args: Sequence[Any], positional: Sequence[Parameter]) -> Sequence[Any]:
+    """`x.reshape(2, -1)` and `x.reshape(-1)` mean `x.reshape([...])`."""
+    takes_sizes = len(positional) == 2 and positional[1].type.endswith("[]")
+    if takes_sizes and (len(args) > 2 or any(isinstance(a, int) for a in args[1:])):
+        return args[0], list(args[1:])
+    return args

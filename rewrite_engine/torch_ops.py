@@ -1,0 +1,169 @@
+"""The boundary to torch's operators: spelling to fx target, fx target to signature."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import operator
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+import torch.nn.functional
+from torch._ops import OpOverload
+
+from rewrite_engine.dsl.catalog import NAMESPACES, default_catalog, parse_schema
+from rewrite_engine.signatures import Signature
+
+# Operators that torch knows only once their module is imported.
+_REGISTERED_BY: Final = {
+    "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
+    "torchao": "torchao.quantization.quant_primitives",
+}
+# Of two names of one function, the earlier module's is preferred.
+_MODULES: Final[Mapping[str, Any]] = {
+    "torch": torch,
+    "F": torch.nn.functional,
+    "operator": operator,
+    "nn": torch.nn,
+}
+_DTYPES: Final = {
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f32": torch.float32,
+    "f64": torch.float64,
+    "i8": torch.int8,
+    "i16": torch.int16,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "u8": torch.uint8,
+    "bool": torch.bool,
+    "c64": torch.complex64,
+    "c128": torch.complex128,
+}
+_DTYPE_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
+_CONSTANTS: Final = {
+    f"torch.{name}": value
+    for name, value in vars(torch).items()
+    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format))
+}
+
+
+def resolve(signature: Signature) -> tuple[str, Any]:
+    """The fx `op` and target of a spelling: a callable, a method name or a class.
+
+    Raises: LookupError if the operator is not in the catalog, not registered, or if
+    its library is not installed.
+    """
+    path = signature.path
+    namespace, _, name = path.partition(".")
+    _check_known(signature, namespace)
+    if signature.kind == "overload":
+        return "call_function", _overload(path)
+    if signature.kind == "method":
+        return "call_method", name
+    op = "call_module" if signature.kind == "module" else "call_function"
+    return op, getattr(_MODULES[namespace], name)
+
+
+def signatures_of(target: object) -> tuple[Signature, ...]:
+    """The signatures of a `call_function` target, or of a method's name.
+
+    `()` if the target is neither an operator overload nor in the catalog.
+    """
+    if isinstance(target, OpOverload):
+        return (schema_signature(target),)
+    if isinstance(target, str):
+        return default_catalog().lookup(f".{target}")
+    path = _function_paths().get(id(target))
+    return () if path is None else default_catalog().lookup(path)
+
+
+@functools.cache
+def schema_signature(overload: OpOverload) -> Signature:
+    """The signature of a registered overload, a custom library's included."""
+    schema = overload._schema
+    path = f"{schema.name.replace('::', '.')}.{schema.overload_name or 'default'}"
+    text = str(schema)
+    return parse_schema(path + text[text.index("(") :])
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype that rule files call `name` (`f32`).
+
+    Raises: LookupError if there is none.
+    """
+    if name not in _DTYPES:
+        raise LookupError(f"no dtype is called `{name}`; known: {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype in rule files, or torch's own for those without one."""
+    return _DTYPE_NAMES.get(dtype) or str(dtype).removeprefix("torch.")
+
+
+def constant(path: str) -> Any:
+    """The dtype, layout or memory format called `path` (`torch.channels_last`).
+
+    Raises: LookupError if there is none.
+    """
+    if path not in _CONSTANTS:
+        raise LookupError(f"`{path}` is no dtype, layout or memory format of torch")
+    return _CONSTANTS[path]
+
+
+def _check_known(signature: Signature, namespace: str) -> None:
+    # Overloads of other namespaces were granted by the caller, with their schema.
+    is_granted = signature.kind == "overload" and namespace not in NAMESPACES
+    if not is_granted and not default_catalog().lookup(signature.path):
+        raise LookupError(f"`{signature.path}` is not in the catalog of operators")
+
+
+def _overload(path: str) -> OpOverload:
+    namespace, name, overload = _parts(path)
+    if not _is_registered(namespace, name, overload):
+        _import_library(path, namespace)
+    if not _is_registered(namespace, name, overload):
+        raise LookupError(f"no operator `{path}` is registered with torch")
+    # Only now are attributes read: exactly the three names of a registered schema.
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload)
+
+
+def _parts(path: str) -> tuple[str, str, str]:
+    parts = path.split(".")
+    if len(parts) != 3:
+        raise LookupError(f"`{path}` is not of the form `namespace.operator.overload`")
+    return parts[0], parts[1], parts[2]
+
+
+def _is_registered(namespace: str, name: str, overload: str) -> bool:
+    if overload.startswith("__"):  # torch raises instead of saying no
+        return False
+    suffix = "" if overload == "default" else f".{overload}"
+    return torch._C._dispatch_has_kernel(f"{namespace}::{name}{suffix}")
+
+
+def _import_library(path: str, namespace: str) -> None:
+    module = _REGISTERED_BY.get(namespace)
+    if module is None:
+        return
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise LookupError(
+            f"`{path}` needs {library}, which is not installed"
+        ) from error
+
+
+@functools.cache
+def _function_paths() -> dict[int, str]:
+    """Catalog paths by the identity of their function."""
+    paths: dict[int, str] = {}
+    known = [path.partition(".") for path in default_catalog().paths()]
+    for namespace, module in _MODULES.items():
+        for start, _, name in known:
+            if start == namespace:
+                paths.setdefault(id(getattr(module, name)), f"{namespace}.{name}")
+    return paths

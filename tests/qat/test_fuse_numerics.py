@@ -1,0 +1,188 @@
+"""`qat_fuse` changes no number: outputs, gradients, running statistics.
+
+One exported model a convolution kind and dtype holds every variant as a branch of its
+own, so that each variant is checked without an export of its own. The untouched
+exported model is the oracle.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from benches.models import ConvBn, capture, randomise_batch_norms
+
+CHANNELS = 4
+BATCH = 8
+SIDES = {1: 24, 2: 6, 3: 6}
+PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+KINDS = [(conv, rank) for conv in ("conv", "conv_transpose") for rank in (1, 2, 3)]
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}
+STATISTICS = [(1e-3, 0.01), (1e-5, 0.1), (0.1, 0.7)]
+
+
+@attrs.frozen
+class Variant:
+    """One convolution and batch-norm; `padding` is a form, see `_conv`."""
+
+    padding: str
+    bias: bool
+    groups: int
+    dilation: int
+    affine: bool
+    eps: float
+    momentum: float
+
+
+def _variants(transposed: bool) -> Iterator[Variant]:
+    """Every padding form x bias x groups x dilation x affine."""
+    paddings = ("none", "output") if transposed else ("none", "int", "same", "valid")
+    grid = itertools.product(
+        paddings, (True, False), (1, 2, CHANNELS), (1, 2), (True, False)
+    )
+    for i, form in enumerate(grid):
+        eps, momentum = STATISTICS[i % len(STATISTICS)]
+        yield Variant(*form, eps=eps, momentum=momentum)
+
+
+def _conv(kind: str, rank: int, variant: Variant) -> nn.Module:
+    options = {
+        "bias": variant.bias,
+        "groups": variant.groups,
+        "dilation": variant.dilation,
+    }
+    if kind == "conv_transpose":
+        if variant.padding == "output":
+            options |= {"stride": 2, "padding": 1, "output_padding": 1}
+        return TRANSPOSED[rank](CHANNELS, 2 * CHANNELS, 3, **options)
+    if variant.padding == "int":
+        options |= {"stride": 2, "padding": 1}
+    if variant.padding in ("same", "valid"):
+        options |= {"padding": variant.padding}
+    return PLAIN[rank](CHANNELS, 2 * CHANNELS, 3, **options)
+
+
+def _branch(kind: str, rank: int, variant: Variant) -> ConvBn:
+    norm = NORMS[rank](
+        2 * CHANNELS,
+        affine=variant.affine,
+        eps=variant.eps,
+        momentum=variant.momentum,
+    )
+    return ConvBn(_conv(kind, rank, variant), norm)
+
+
+class Branches(nn.Module):
+    """Independent blocks on one input; as many outputs as blocks."""
+
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(block(x) for block in self.blocks)
+
+
+def _model(kind, rank, dtype):
+    torch.manual_seed(0)
+    variants = list(_variants(kind == "conv_transpose"))
+    model = Branches([_branch(kind, rank, variant) for variant in variants])
+    randomise_batch_norms(model).to(dtype).train()
+    inputs = (torch.randn(BATCH, CHANNELS, *(SIDES[rank],) * rank, dtype=dtype),)
+    return capture(model, inputs), inputs, variants
+
+
+def _branch_of(name: str) -> int:
+    """`blocks.3.conv.weight` belongs to branch 3, and so does output `3`."""
+    return int(name.removeprefix("blocks.").split(".")[0])
+
+
+def _scales(tensors):
+    """Largest magnitude in each branch, by name of the tensor.
+
+    A bias before a batch-norm has a gradient of rounding errors only, so gradients and
+    what they did to the parameters are measured by their branch.
+    """
+    largest = {}
+    for name, tensor in tensors.items():
+        branch = _branch_of(name)
+        largest[branch] = max(largest.get(branch, 0.0), tensor.abs().max().item())
+    return {name: largest[_branch_of(name)] for name in tensors}
+
+
+def _differences(actual, expected, scales, tolerance):
+    """Names and relative errors of the tensors that are out of tolerance."""
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        error = (actual[name].double() - tensor.double()).abs().max().item()
+        scale = scales.get(name) or tensor.abs().max().item()
+        if not error <= tolerance * scale:
+            yield name, error / scale
+
+
+def _assert_close(actual, expected, variants, tolerance):
+    parameters = {name: expected.state[name] for name in expected.gradients}
+    pairs = (
+        (actual.outputs, expected.outputs, {}),
+        (actual.gradients, expected.gradients, _scales(expected.gradients)),
+        (actual.state, expected.state, _scales(parameters)),
+    )
+    wrong = [
+        f"{name}: {error:.1e} {variants[_branch_of(name)]}"
+        for pair in pairs
+        for name, error in _differences(*pair, tolerance)
+    ]
+    assert wrong == []
+
+
+def _matches(report):
+    return {rule.name: rule.matches for rule in report.rules}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("kind", "rank"), KINDS)
+def test_fused_trains_like_the_original(kind, rank, dtype, fuse, train):
+    gm, inputs, variants = _model(kind, rank, dtype)
+    result = fuse(gm)
+    assert sum(_matches(result.report).values()) == len(variants)
+    for steps in (1, 5):
+        expected = train(gm, inputs, steps)
+        actual = train(result.graph_module, inputs, steps)
+        _assert_close(actual, expected, variants, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(("kind", "rank"), KINDS)
+def test_each_rule_takes_its_own_convolutions(kind, rank, fuse):
+    gm, _, variants = _model(kind, rank, torch.float32)
+    grouped = sum(v.groups > 1 for v in variants) if kind == "conv_transpose" else 0
+    assert _matches(fuse(gm).report) == {
+        "fuse_conv_bn": len(variants) - grouped,
+        "fuse_grouped_conv_transpose_bn": grouped,
+    }
+
+
+@pytest.mark.parametrize(("kind", "rank"), KINDS)
+def test_zeros_in_gamma_stay_exact(kind, rank, fuse, train):
+    gm, inputs, variants = _model(kind, rank, torch.float64)
+    for i in (i for i, variant in enumerate(variants) if variant.affine):
+        gamma = gm.get_parameter(f"blocks.{i}.bn.weight").data
+        gamma[: 1 + i % len(gamma)] = 0.0
+    fused = fuse(gm).graph_module
+    for steps in (1, 5):
+        expected, actual = train(gm, inputs, steps), train(fused, inputs, steps)
+        assert all(tensor.isfinite().all() for tensor in actual.state.values())
+        _assert_close(actual, expected, variants, TOLERANCES[torch.float64])
+
+
+def test_the_variants_cover_every_combination():
+    for transposed, count in ((False, 96), (True, 48)):
+        variants = list(_variants(transposed))
+        assert len(variants) == len(set(variants)) == count
+        assert {v.eps for v in variants} == {eps for eps, _ in STATISTICS}

@@ -1,0 +1,428 @@
+"""Graphs as text, and their canonical form."""
+
+from __future__ import annotations
+
+import operator
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from rewrite_engine.graph_order import storage_versions
+from rewrite_engine.graph_text import (
+    diff,
+    fingerprint,
+    graph_text,
+    same_structure,
+    structure_text,
+)
+
+aten = torch.ops.aten
+
+
+class Branching(nn.Module):
+    """A training model with state of every kind, a branch and a dynamic batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.register_buffer("steps", torch.zeros(4, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.bn(self.conv(x))
+        self.steps.add_(1)
+        z = torch.cond(x.shape[0] > 4, lambda a: a.relu(), lambda a: F.dropout(a), (y,))
+        return {"a": z + self.steps, "b": [x.shape[0] * 2, x[:, ..., 1:3]]}
+
+
+class Leaves(nn.Module):
+    """What symbolic tracing leaves in a graph: modules, methods, functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval())
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.table = torch.ones(2)
+
+    def forward(self, x: torch.Tensor, factor: float = 2.0) -> Any:
+        y = F.gelu(self.layer(x)).to(torch.float16, memory_format=torch.channels_last)
+        y.mul_(factor)
+        y = torch.relu(y).to(torch.device("cpu"))
+        return y[:, ..., 1:3] + self.scale, operator.sub(y, float("inf")), self.table
+
+
+def export_branching() -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=2)
+    example = (torch.randn(3, 3, 8, 8),)
+    return torch.export.export(Branching(), example, dynamic_shapes=({0: batch},))
+
+
+def graph_of(build: Callable[[fx.Graph, fx.Node, fx.Node], Any]) -> fx.GraphModule:
+    """A graph of two inputs; `build` adds nodes and returns the outputs."""
+    graph = fx.Graph()
+    outputs = build(graph, graph.placeholder("x"), graph.placeholder("y"))
+    graph.output(outputs)
+    return fx.GraphModule(nn.Module(), graph)
+
+
+def call(graph: fx.Graph, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    return graph.call_function(target, args, kwargs)
+
+
+@pytest.fixture(scope="module")
+def program() -> torch.export.ExportedProgram:
+    return export_branching()
+
+
+def test_exported_program(
+    program: torch.export.ExportedProgram, graph_snapshot: Any
+) -> None:
+    assert program == graph_snapshot
+
+
+def test_functionalised_program_names_its_mutations(
+    program: torch.export.ExportedProgram,
+) -> None:
+    text = graph_text(program.run_decompositions())
+    assert "buffer_mutation 'bn.running_mean' = %getitem" in text
+    assert "buffer_mutation 'steps' = %add" in text
+
+
+def test_unlifted_module(
+    program: torch.export.ExportedProgram, graph_snapshot: Any
+) -> None:
+    assert program.module() == graph_snapshot
+
+
+def test_symbolically_traced_module(graph_snapshot: Any) -> None:
+    assert fx.symbolic_trace(Leaves()) == graph_snapshot
+
+
+def test_structure_of_an_exported_module(
+    program: torch.export.ExportedProgram, graph_snapshot: Any
+) -> None:
+    assert structure_text(program.module()) == graph_snapshot
+
+
+def test_types_can_be_left_out(program: torch.export.ExportedProgram) -> None:
+    text = graph_text(program, types=False)
+    assert "%conv2d = aten.conv2d.default(" in text
+    assert "%p_conv_bias: f32[4] = parameter 'conv.bias'" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (aten.add.Tensor, "aten.add.Tensor"),
+        (aten.add, "aten.add"),
+        (torch.add, "torch.add"),
+        (torch.conv2d, "torch.conv2d"),
+        (F.relu, "F.relu"),
+        (F.gelu, "F.gelu"),
+        (operator.getitem, "operator.getitem"),
+        (operator.iadd, "operator.iadd"),
+        (torch.Tensor.add, "TensorBase.add"),
+        (getattr, "builtins.getattr"),
+        (torch.ops.higher_order.cond, "higher_order.cond"),
+    ],
+)
+def test_call_targets(target: Any, expected: str) -> None:
+    gm = graph_of(lambda graph, x, y: call(graph, target, x, y))
+    assert f" = {expected}(%x, %y)\n" in graph_text(gm)
+
+
+@pytest.mark.parametrize(
+    ("literal", "expected"),
+    [
+        (1e-5, "1e-05"),
+        (float("nan"), "nan"),
+        (True, "True"),
+        ("same", "'same'"),
+        (None, "None"),
+        (torch.bfloat16, "torch.bfloat16"),
+        (torch.device("cuda", 1), "device('cuda:1')"),
+        (torch.preserve_format, "torch.preserve_format"),
+        (torch.strided, "torch.strided"),
+        ([1, (2,), ()], "[1, (2,), ()]"),
+        ({"k": [None]}, "{'k': [None]}"),
+        (slice(None, 3), "slice(None, 3, None)"),
+        (..., "..."),
+    ],
+)
+def test_literals(literal: Any, expected: str) -> None:
+    gm = graph_of(lambda graph, x, y: call(graph, torch.add, x, literal))
+    assert f"torch.add(%x, {expected})\n" in graph_text(gm)
+
+
+def test_functions_without_a_stable_repr_show_no_address() -> None:
+    gm = graph_of(lambda graph, x, y: call(graph, lambda a, b: a, x, object))
+    text = graph_text(gm)
+    assert ".<lambda>(%x, builtins.object)" in text
+    assert "0x" not in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.bool, "bool[2]"),
+        (torch.uint8, "u8[2]"),
+        (torch.int64, "i64[2]"),
+        (torch.bfloat16, "bf16[2]"),
+        (torch.complex64, "c64[2]"),
+        (torch.float8_e4m3fn, "f8_e4m3fn[2]"),
+    ],
+)
+def test_dtypes(dtype: torch.dtype, expected: str) -> None:
+    gm = graph_of(lambda graph, x, y: x)
+    next(iter(gm.graph.nodes)).meta["val"] = torch.empty(2, dtype=dtype, device="meta")
+    assert f"%x: {expected} = input" in graph_text(gm)
+
+
+def test_a_missing_attribute_is_shown_rather_than_raised() -> None:
+    gm = fx.symbolic_trace(Leaves())
+    del gm.scale
+    assert "%scale: NoneType = constant 'scale'" in graph_text(gm)
+
+
+def test_structure_ignores_names() -> None:
+    gm, renamed = export_branching().module(), export_branching().module()
+    for number, node in enumerate(renamed.graph.nodes):
+        node._rename(f"renamed_{number}")
+    assert graph_text(gm) != graph_text(renamed)
+    assert same_structure(gm, renamed)
+
+
+def test_structure_ignores_the_order_of_independent_nodes() -> None:
+    def build(first: Any, second: Any) -> fx.GraphModule:
+        def nodes(graph: fx.Graph, x: fx.Node, y: fx.Node) -> Any:
+            made = {op: call(graph, op, x) for op in (first, second)}
+            return made[torch.exp], made[torch.sin]
+
+        return graph_of(nodes)
+
+    assert same_structure(build(torch.exp, torch.sin), build(torch.sin, torch.exp))
+
+
+def spellings(target: Any, *calls: tuple[tuple[Any, ...], dict[str, Any]]) -> set[str]:
+    """The structures of calls on x, y; "x" and "y" stand for the inputs."""
+    texts = set()
+    for args, kwargs in calls:
+
+        def build(graph: fx.Graph, x: fx.Node, y: fx.Node) -> Any:
+            inputs = {"x": x, "y": y}
+
+            def given(value: Any) -> Any:
+                return inputs.get(value, value) if isinstance(value, str) else value
+
+            named = {key: given(value) for key, value in kwargs.items()}  # noqa: B023
+            return call(graph, target, *map(given, args), **named)  # noqa: B023
+
+        texts.add(structure_text(graph_of(build)))
+    return texts
+
+
+def test_structure_spells_calls_by_the_schema() -> None:
+    assert 1 == len(
+        spellings(
+            aten.conv2d.default,
+            (("x", "y"), {}),
+            (("x",), {"weight": "y"}),
+            ((), {"weight": "y", "input": "x"}),
+            (("x", "y", None, [1, 1]), {}),
+            (("x", "y", None, (1, 1), 0), {"groups": 1}),
+        )
+    )
+    assert 1 == len(
+        spellings(
+            aten.add.Tensor, (("x", "y"), {}), (("x",), {"other": "y", "alpha": 1})
+        )
+    )
+
+
+def test_structure_tells_different_arguments_apart() -> None:
+    assert 5 == len(
+        spellings(
+            aten.add.Tensor,
+            (("x", "y"), {}),
+            (("y", "x"), {}),
+            (("x", "x"), {}),
+            (("x", "y"), {"alpha": 2}),
+            (("x", "y"), {"alpha": 1.0}),
+        )
+    )
+
+
+def relu_and_write(*, write_first: bool, in_place: Any = None) -> fx.GraphModule:
+    def nodes(graph: fx.Graph, x: fx.Node, y: fx.Node) -> Any:
+        def write() -> None:
+            if in_place is None:
+                graph.call_method("add_", (x, 1))
+            else:
+                call(graph, in_place, x, 1)
+
+        view = call(graph, aten.view.default, x, [-1])
+        if write_first:
+            write()
+        read = call(graph, aten.relu.default, view)
+        if not write_first:
+            write()
+        return read
+
+    return graph_of(nodes)
+
+
+@pytest.mark.parametrize(
+    "in_place", [None, aten.add_.Tensor, operator.iadd, torch.relu_]
+)
+def test_structure_tells_a_read_before_a_write_from_one_after(in_place: Any) -> None:
+    before = relu_and_write(write_first=False, in_place=in_place)
+    after = relu_and_write(write_first=True, in_place=in_place)
+    assert not same_structure(before, after)
+    assert "aten.relu.default(%2@1)" in structure_text(after)
+
+
+@pytest.mark.parametrize(
+    ("target", "kwargs"),
+    [(F.relu, {"inplace": True}), (torch.add, {"out": "x"})],
+)
+def test_writes_by_keyword_are_seen(target: Any, kwargs: dict[str, Any]) -> None:
+    def nodes(graph: fx.Graph, x: fx.Node, y: fx.Node) -> Any:
+        named = {key: x if value == "x" else value for key, value in kwargs.items()}
+        call(graph, target, x, **named)
+        return call(graph, torch.exp, x)
+
+    assert "torch.exp(%0@1)" in structure_text(graph_of(nodes))
+
+
+def test_an_in_place_module_writes_its_input() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.relu(x)
+            return x.exp()
+
+    assert ".exp(%0@1)" in structure_text(fx.symbolic_trace(InPlace()))
+
+
+def test_training_norms_that_share_statistics_keep_their_order() -> None:
+    class Shared(nn.Module):
+        def __init__(self, *, swapped: bool) -> None:
+            super().__init__()
+            self.bn, self.swapped = nn.BatchNorm1d(3, affine=False), swapped
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+            if self.swapped:
+                b, a = self.bn(y), self.bn(x)
+            else:
+                a, b = self.bn(x), self.bn(y)
+            return a, b
+
+    inputs = torch.randn(4, 3), torch.randn(4, 3)
+    plain, swapped = (
+        torch.export.export(Shared(swapped=swapped), inputs).module()
+        for swapped in (False, True)
+    )
+    assert not same_structure(plain, swapped)
+
+
+def test_structure_keeps_the_order_of_random_draws() -> None:
+    def build(first: str, second: str) -> fx.GraphModule:
+        def nodes(graph: fx.Graph, x: fx.Node, y: fx.Node) -> Any:
+            inputs = {"x": x, "y": y}
+            made = {
+                name: call(graph, aten.dropout.default, inputs[name], 0.5, True)
+                for name in (first, second)
+            }
+            return made["x"], made["y"]
+
+        return graph_of(nodes)
+
+    assert not same_structure(build("x", "y"), build("y", "x"))
+
+
+def test_reads_of_other_storages_do_not_depend_on_a_write() -> None:
+    def nodes(graph: fx.Graph, x: fx.Node, y: fx.Node) -> Any:
+        call(graph, aten.add_.Tensor, x, 1)
+        return call(graph, aten.relu.default, y)
+
+    assert storage_versions(graph_of(nodes).graph) == {}
+
+
+def test_structure_has_state_by_name_and_shape_but_not_by_value() -> None:
+    gm, other = fx.symbolic_trace(Leaves()), fx.symbolic_trace(Leaves())
+    with torch.no_grad():
+        other.scale.fill_(7)
+    assert fingerprint(gm) == fingerprint(other)
+    other.scale = nn.Parameter(torch.ones(4, 1, 2))
+    assert fingerprint(gm) != fingerprint(other)
+
+
+def test_structure_has_the_settings_of_called_modules() -> None:
+    gm, other = fx.symbolic_trace(Leaves()), fx.symbolic_trace(Leaves())
+    other.get_submodule("layer.0").stride = (2, 2)
+    assert not same_structure(gm, other)
+    assert not same_structure(gm, fx.symbolic_trace(Leaves()).eval())
+
+
+def test_dead_nodes_count() -> None:
+    gm, other = fx.symbolic_trace(Leaves()), fx.symbolic_trace(Leaves())
+    with other.graph.inserting_after(next(iter(other.graph.nodes))) as _:
+        other.graph.call_function(torch.exp, (next(iter(other.graph.nodes)),))
+    assert not same_structure(gm, other)
+
+
+def test_deep_graphs_need_no_recursion() -> None:
+    def nodes(graph: fx.Graph, x: fx.Node, y: fx.Node) -> Any:
+        for _ in range(3 * sys.getrecursionlimit()):
+            x = call(graph, aten.relu.default, x)
+        call(graph, aten.add_.Tensor, y, 1)
+        return x
+
+    gm = graph_of(nodes)
+    assert len(structure_text(gm).splitlines()) == len(gm.graph.nodes) + 1
+
+
+_PRINT_TEXTS = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("models", sys.argv[1])
+models = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(models)
+program = models.export_branching()
+print(models.graph_text(program), models.fingerprint(program))
+print(models.graph_text(models.fx.symbolic_trace(models.Leaves())))
+"""
+
+
+def test_texts_are_the_same_in_every_process() -> None:
+    root = str(Path(__file__).parents[1])
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", _PRINT_TEXTS, __file__],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1]
+    assert fingerprint(export_branching()) in outputs[0]
+
+
+def test_diff() -> None:
+    before = "".join(f"line {n}\n" for n in range(20))
+    assert diff(before, before) == ""
+    lines = diff(before, before.replace("line 9\n", "new\n")).splitlines()
+    assert lines[:2] == ["--- before", "+++ after"]
+    assert lines[6:8] == ["-line 9", "+new"]
+    assert len(lines) == 11
