@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn import functional as F
 
 from rewrite_engine.graph_order import storage_versions
 from rewrite_engine.graph_text import (
@@ -229,33 +229,42 @@ def spellings(target: Any, *calls: tuple[tuple[Any, ...], dict[str, Any]]) -> se
 
 
 def test_structure_spells_calls_by_the_schema() -> None:
-    assert 1 == len(
-        spellings(
-            aten.conv2d.default,
-            (("x", "y"), {}),
-            (("x",), {"weight": "y"}),
-            ((), {"weight": "y", "input": "x"}),
-            (("x", "y", None, [1, 1]), {}),
-            (("x", "y", None, (1, 1), 0), {"groups": 1}),
+    assert (
+        len(
+            spellings(
+                aten.conv2d.default,
+                (("x", "y"), {}),
+                (("x",), {"weight": "y"}),
+                ((), {"weight": "y", "input": "x"}),
+                (("x", "y", None, [1, 1]), {}),
+                (("x", "y", None, (1, 1), 0), {"groups": 1}),
+            )
         )
+        == 1
     )
-    assert 1 == len(
-        spellings(
-            aten.add.Tensor, (("x", "y"), {}), (("x",), {"other": "y", "alpha": 1})
+    assert (
+        len(
+            spellings(
+                aten.add.Tensor, (("x", "y"), {}), (("x",), {"other": "y", "alpha": 1})
+            )
         )
+        == 1
     )
 
 
 def test_structure_tells_different_arguments_apart() -> None:
-    assert 5 == len(
-        spellings(
-            aten.add.Tensor,
-            (("x", "y"), {}),
-            (("y", "x"), {}),
-            (("x", "x"), {}),
-            (("x", "y"), {"alpha": 2}),
-            (("x", "y"), {"alpha": 1.0}),
+    assert (
+        len(
+            spellings(
+                aten.add.Tensor,
+                (("x", "y"), {}),
+                (("y", "x"), {}),
+                (("x", "x"), {}),
+                (("x", "y"), {"alpha": 2}),
+                (("x", "y"), {"alpha": 1.0}),
+            )
         )
+        == 5
     )
 
 

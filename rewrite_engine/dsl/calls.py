@@ -19,7 +19,7 @@ OperandKind = OneOf["value", "literal", "none", "any"]
 """What an operand is known to be; `none` is the literal `none`."""
 
 _LITERAL_TYPES: Final = frozenset(
-    "bool str int float ScalarType Device Layout MemoryFormat".split()
+    ["bool", "str", "int", "float", "ScalarType", "Device", "Layout", "MemoryFormat"]
 )
 
 
@@ -119,14 +119,15 @@ def _with_first(operator: Operator, signature: Signature) -> Operator:
 def _faults(signature: Signature, call: nodes.Call) -> Iterator[_Fault]:
     positional = [p.name for p in signature.parameters if not p.keyword_only]
     if len(call.args) > len(positional):
-        count = f"{len(positional)} positional operand{'s'[:len(positional) != 1]}"
+        count = f"{len(positional)} positional operand{'s'[: len(positional) != 1]}"
         message = f"`{signature.path}` takes {count}, not {len(call.args)}"
         yield _Fault("E301", message, call.args[len(positional)].span)
     given = positional[: len(call.args)]
     for keyword in call.keywords:
         yield from _keyword_faults(signature, keyword, given)
         given.append(keyword.name)
-    if call.rest is None:
+    if call.rest is None and all(signature.parameter(k.name) for k in call.keywords):
+        # A wrong keyword is mostly the one that is missing.
         yield from _missing(signature, call, given)
 
 

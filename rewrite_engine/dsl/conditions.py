@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -15,9 +15,9 @@ from rewrite_engine.dsl.functions import (
     Function,
     ParameterKind,
 )
-from rewrite_engine.dsl.presence import Presence
+from rewrite_engine.dsl.names import Entry
+from rewrite_engine.dsl.presence import NOTHING_OPTIONAL, Presence
 from rewrite_engine.dsl.scopes import Scope, did_you_mean
-from rewrite_engine.dsl.terms import Entry
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
@@ -39,7 +39,7 @@ class Environment:
 
     scope: Scope
     entries: dict[str, Entry]
-    presence: Presence = Presence(frozenset(), {})
+    presence: Presence = NOTHING_OPTIONAL
     slot: str | None = None
     is_guard: bool = False
     read: set[str] = attrs.field(factory=set)
@@ -131,15 +131,13 @@ def check_literal(
     match expr:
         case nodes.Constant():
             return
-        case nodes.LiteralName(id):
-            entry = env.literal(id, expr.span)
-            if entry is not None:
-                env.check_present(entry, present, expr.span)
+        case nodes.LiteralName(id) | nodes.Star(id):
+            _check_literal_name(id, expr.span, env, present)
         case nodes.Name():
             _check_name(expr, env)
         case nodes.ListExpr(items):
             for item in items:
-                _check_item(item, env, present)
+                check_literal(item, env, present)
         case nodes.Infix(_, left, right):
             check_literal(left, env, present)
             check_literal(right, env, present)
@@ -149,38 +147,19 @@ def check_literal(
             check_condition(condition, env, present)
             check_literal(then, env, present | env.present_if(condition))
             check_literal(otherwise, env, present | env.present_if(condition, False))
-        case nodes.Call(callee) if callee.id in FUNCTIONS:
-            _check_function(FUNCTIONS[callee.id], expr, env, present)
-        case nodes.Call(callee) if callee.id.isidentifier():
-            _report_unknown(callee, env)
         case nodes.Call():
-            message = "the call of an operator is no literal"
-            env.scope.report("E402", message, expr.span)
-        case nodes.StateRead(module, attribute):
-            message = f"`{module}.{attribute}`: module state cannot be read yet"
-            env.scope.report("E901", message, expr.span)
-        case (
-            nodes.Compare()
-            | nodes.And()
-            | nodes.Or()
-            | nodes.Not()
-            | nodes.HasType()
-            | nodes.IsConst()
-            | nodes.Matches()
-        ):
+            _check_call(expr, env, present)
+        case _ if isinstance(expr, _CONDITIONS):
             check_condition(expr, env, present)
         case _:
-            message = "this form has no place where a literal is computed"
-            env.scope.report("E407", message, expr.span)
+            _report_misplaced(expr, env)
 
 
 def check_type(type_: nodes.TensorType, env: Environment) -> None:
     """Report unknown dtypes, and dimensions that are bound by nothing."""
     check_dtypes(type_, env.scope)
     for dim in type_.shape or ():
-        if isinstance(dim, nodes.LiteralName):
-            env.literal(dim.id, dim.span)
-        elif isinstance(dim, nodes.Star):
+        if isinstance(dim, nodes.LiteralName | nodes.Star):
             env.literal(dim.id, dim.span)
 
 
@@ -277,16 +256,46 @@ def _check_name(expr: nodes.Name, env: Environment) -> None:
         env.scope.report("E402", message, expr.span, notes=(entry.note(),))
 
 
-def _check_item(item: nodes.Expr, env: Environment, present: Names) -> None:
-    if isinstance(item, nodes.Star):
-        entry = env.literal(item.id, item.span)
-        if entry is not None:
-            env.check_present(entry, present, item.span)
+def _check_literal_name(
+    name: str, span: Span, env: Environment, present: Names
+) -> None:
+    entry = env.literal(name, span)
+    if entry is not None:
+        env.check_present(entry, present, span)
+
+
+def _report_misplaced(expr: nodes.Expr, env: Environment) -> None:
+    if isinstance(expr, nodes.StateRead):
+        message = f"`{expr.module}.{expr.attribute}`: module state cannot be read yet"
+        env.scope.report("E901", message, expr.span)
         return
-    check_literal(item, env, present)
+    message = "this form has no place where a literal is computed"
+    env.scope.report("E407", message, expr.span)
+
+
+_CONDITIONS: Final = (
+    nodes.Compare,
+    nodes.And,
+    nodes.Or,
+    nodes.Not,
+    nodes.HasType,
+    nodes.IsConst,
+    nodes.Matches,
+)
 
 
 # --- functions ---
+
+
+def _check_call(call: nodes.Call, env: Environment, present: Names) -> None:
+    callee = call.callee
+    if callee.id in FUNCTIONS:
+        _check_function(FUNCTIONS[callee.id], call, env, present)
+    elif "." in callee.id:
+        message = "the call of an operator is no literal"
+        env.scope.report("E402", message, call.span)
+    else:
+        _report_unknown(callee, env)
 
 
 def _check_function(
@@ -330,7 +339,7 @@ def _check_any_argument(argument: nodes.Expr, env: Environment, present: Names) 
     check_literal(argument, env, present)
 
 
-_CHECKS: Final = {
+_CHECKS: Final[Mapping[ParameterKind, Callable[..., None]]] = {
     "value": _check_value_argument,
     "literal": check_literal,
     "any": _check_any_argument,

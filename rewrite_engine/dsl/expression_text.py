@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from decimal import Decimal
+from itertools import chain
+from typing import Any, cast
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.nodes import Expr
 
 WIDTH = 88
+
+LineBreaker = Callable[[int, str], list[str]]
+"""Lines of something, for an indentation and the text that follows it."""
 
 _CHOICE, _OR, _AND, _NOT, _TEST, _UNION, _SUM, _PRODUCT, _UNARY, _POSTFIX, _ATOM = (
     range(11)
@@ -35,7 +40,10 @@ def print_string(text: str) -> str:
 
 def print_number(value: float) -> str:
     """A number as a rule file writes it: `1e-5`."""
-    return re.sub(r"e([+-]?)0*(\d)", _exponent, repr(value))
+    plain = repr(value)
+    if "e" not in plain and 0 < abs(value) < 0.01:
+        plain = min(plain, _scientific(value), key=len)
+    return re.sub(r"e([+-]?)0*(\d)", _exponent, plain)
 
 
 def break_expr(head: str, expr: Expr, indent: int, tail: str = "") -> list[str]:
@@ -48,17 +56,31 @@ def break_expr(head: str, expr: Expr, indent: int, tail: str = "") -> list[str]:
 
 
 def break_list(
-    head: str, items: Sequence[Callable[[int, str], list[str]]], indent: int, tail: str
+    head: str, items: Sequence[LineBreaker], indent: int, tail: str
 ) -> list[str]:
-    """`head` and `tail` on lines of their own, and the items between, one a line."""
+    """`head` and `tail` on lines of their own; between, one line or one line an item.
+
+    An item is given its indentation and what follows it.
+    """
     pad = " " * indent
-    lines = [pad + head]
-    for number, item in enumerate(items, 1):
-        lines += item(indent + 2, "," if number < len(items) else "")
-    return [*lines, pad + tail]
+    ends = [","] * (len(items) - 1) + [""]
+    broken = [
+        item(indent + 2, end) for item, end in zip(items, ends, strict=bool(items))
+    ]
+    joined = pad + "  " + " ".join(lines[0].strip() for lines in broken)
+    if len(joined) <= WIDTH and all(len(lines) == 1 for lines in broken):
+        return [pad + head, joined, pad + tail]
+    return [pad + head, *chain.from_iterable(broken), pad + tail]
 
 
 # --- one line ---
+
+
+def _scientific(value: float) -> str:
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    first, *others = map(str, digits)
+    point = f".{''.join(others)}" if others else ""
+    return f"{'-' * sign}{first}{point}e{cast(int, exponent) + len(others)}"
 
 
 def _exponent(found: re.Match[str]) -> str:
@@ -159,7 +181,7 @@ _LEVELS: dict[type, int] = {
 # --- several lines ---
 
 
-def _item(expr: Expr) -> Callable[[int, str], list[str]]:
+def _item(expr: Expr) -> LineBreaker:
     return lambda indent, tail: break_expr("", expr, indent, tail)
 
 

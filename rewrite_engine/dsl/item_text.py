@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ import attrs
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.expression_text import (
     WIDTH,
+    LineBreaker,
     break_expr,
     break_list,
     print_expr,
@@ -120,7 +122,7 @@ def _enclosed(
     return tuple(break_list(head, printers, indent, tail))
 
 
-def _padded(text: str) -> Callable[[int, str], list[str]]:
+def _padded(text: str) -> LineBreaker:
     return lambda indent, tail: [" " * indent + text + tail]
 
 
@@ -137,6 +139,23 @@ def _options(head: str, options: Sequence[str], clauses: str = "") -> tuple[str,
             longer = f"  | {option}"
         line = longer
     return (*lines, line, *([f"  {clauses}"] if clauses else []))
+
+
+_Part = Callable[[str, str], list[str]]
+"""Lines of a part of a statement, for the text before it and after it."""
+
+
+def _hanging(head: str, parts: Sequence[_Part]) -> tuple[str, ...]:
+    """`head a, b` on one line of a body, or the parts one below the other."""
+    last = len(parts) - 1
+    broken = [
+        part(" " * len(head) if index else head, "," if index < last else "")
+        for index, part in enumerate(parts)
+    ]
+    joined = "  " + " ".join(lines[0].strip() for lines in broken)
+    if len(joined) <= WIDTH and all(len(lines) == 1 for lines in broken):
+        return (joined,)
+    return tuple(chain.from_iterable(broken))
 
 
 # --- items with a body ---
@@ -198,8 +217,8 @@ def _test(test: nodes.TestDef) -> Iterator[Unit]:
     returns = ["    return " + ", ".join(map(print_expr, test.returns))]
     yield Unit(tuple(returns), 4, _around(test.returns))
     yield Unit(("  }",), 2, mark="}", closes=True)
-    expected = [_EXPECTED[type(expect)](expect) for expect in test.expect]
-    yield Unit(_hanging("expect ", expected, 2), 2, _around(test.expect))
+    expected = [_expected(expect) for expect in test.expect]
+    yield Unit(_hanging("expect ", expected), 2, _around(test.expect))
     yield Unit(("}",), mark="}", closes=True)
 
 
@@ -211,6 +230,13 @@ def _around(parts: Sequence[Any]) -> Span:
 def _given(given: nodes.Given) -> str:
     role = "" if given.role == "input" else f"{given.role} "
     return f"{given.name}: {role}{print_type(given.type)}"
+
+
+def _expected(
+    expect: nodes.ExpectCount | nodes.ExpectEqual | nodes.ExpectRefusal,
+) -> _Part:
+    text = _EXPECTED[type(expect)](expect)
+    return lambda head, tail: [f"  {head}{text}{tail}"]
 
 
 def _equal(expect: nodes.ExpectEqual) -> str:
@@ -252,26 +278,17 @@ def _statement(statement: nodes.LeftStatement | nodes.RightStatement) -> Unit:
 
 
 def _where(where: nodes.Where) -> tuple[str, ...]:
-    guards = [print_expr(guard) for guard in where.guards]
+    guards = _hanging("where ", [_guard(guard) for guard in where.guards])
     if where.reason is None:
-        return _hanging("where ", guards, 2)
+        return guards
     reason = f"else {print_string(where.reason)}"
-    flat = f"  where {', '.join(guards)} {reason}"
-    return (
-        (flat,)
-        if len(flat) <= WIDTH
-        else (*_hanging("where ", guards, 2), f"    {reason}")
-    )
+    if len(guards) == 1 and len(guards[0]) + 1 + len(reason) <= WIDTH:
+        return (f"{guards[0]} {reason}",)
+    return (*guards, f"    {reason}")
 
 
-def _hanging(head: str, parts: Sequence[str], indent: int) -> tuple[str, ...]:
-    """`head a, b` on one line, or the parts one below the other."""
-    flat = " " * indent + head + ", ".join(parts)
-    if len(flat) <= WIDTH:
-        return (flat,)
-    heads = [head, *[" " * len(head)] * (len(parts) - 1)]
-    lines = [f"{' ' * indent}{h}{part}," for h, part in zip(heads, parts, strict=True)]
-    return (*lines[:-1], lines[-1].removesuffix(","))
+def _guard(guard: nodes.Expr) -> _Part:
+    return lambda head, tail: break_expr(head, guard, 2, tail)
 
 
 def _meta(meta: nodes.Meta) -> str:

@@ -189,8 +189,7 @@ def constant_value(scope: Scope, expr: nodes.Expr) -> _Constant | None:
 def _operator_class(definition: Definition) -> Operator | None:
     item, scope = definition.item, definition.scope
     assert isinstance(item, nodes.OpDef)
-    found = [s for name in item.spellings for s in _signatures(scope, name)]
-    spellings = tuple({(s.path, s.parameters): s for s in found}.values())
+    spellings = tuple(s for name in item.spellings for s in _signatures(scope, name))
     if not spellings:
         return None
     _check_commutes(scope, item, spellings[0])
@@ -230,7 +229,9 @@ def _signatures(scope: Scope, name: nodes.Name) -> Iterator[Signature]:
 
 
 def _report_unknown(scope: Scope, name: nodes.Name) -> None:
-    hint = None if "." in name.id else did_you_mean(name.id, [*scope.names(), *FUNCTIONS])
+    hint = (
+        None if "." in name.id else did_you_mean(name.id, [*scope.names(), *FUNCTIONS])
+    )
     hint = hint or suggestion(scope.catalog.suggest(name.id))
     scope.report("E201", f"there is no operator `{name.id}`", name.span, hint=hint)
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, cast
 
-from lark import Lark, Token, Transformer, Tree, UnexpectedInput
+from lark import Lark, Token, Tree, UnexpectedInput
 from lark.visitors import Transformer_NonRecursive
 
 from rewrite_engine.assets import grammar_text
 from rewrite_engine.dsl import nodes
-from rewrite_engine.dsl.builder import Builder, Word
+from rewrite_engine.dsl.builder import Builder
+from rewrite_engine.dsl.expression_builder import Word
 from rewrite_engine.dsl.scanner import Scan, scan, split_items
 from rewrite_engine.dsl.syntax_errors import END, UNKNOWN, Unexpected, explain
 from rewrite_engine.errors import Diagnostic, RuleError

@@ -36,6 +36,9 @@ class Presence:
         return present.union(*(self.implied.get(name, _NONE) for name in present))
 
 
+NOTHING_OPTIONAL = Presence(_NONE, {})
+
+
 def presence(bindings: tuple[Binding, ...], roots: tuple[str, ...]) -> Presence:
     """The presence of every name of a left side.
 

@@ -21,14 +21,15 @@ from rewrite_engine.dsl.conditions import (
     check_condition,
     dimensions_bound,
 )
+from rewrite_engine.dsl.expression_text import print_expr
+from rewrite_engine.dsl.names import words_of
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.presence import Presence, presence
-from rewrite_engine.dsl.printer import print_expr
 from rewrite_engine.dsl.right_side import RightSide, resolve_right
-from rewrite_engine.dsl.scopes import Definition, Scope, span_of_name
-from rewrite_engine.dsl.terms import Frame, Left, words_of
+from rewrite_engine.dsl.scopes import Definition, Scope
+from rewrite_engine.dsl.terms import Frame, Left
 from rewrite_engine.dsl.values import Right
-from rewrite_engine.dsl.walk import names_read, walk
+from rewrite_engine.dsl.walk import names_read, references, walk
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
@@ -61,7 +62,7 @@ def resolve_rule(definition: Definition, operators: Operators) -> Rule | None:
 
 def check_name(scope: Scope, name: str, span: Span) -> None:
     """Report a name that generated Python code could not hold."""
-    if keyword.iskeyword(name) or keyword.issoftkeyword(name) and name == "_":
+    if keyword.iskeyword(name):
         message = f"`{name}` is a word of Python and cannot name anything"
         scope.report("E209", message, span)
 
@@ -98,7 +99,6 @@ class _LeftSide:
     operators: Operators
 
     def resolve(self) -> _Left | None:
-        before = len(self.scope.findings)
         names = self._names()
         frame = Frame(self.scope)
         binds = [s for s in self.rule.left if isinstance(s, nodes.Bind)]
@@ -114,14 +114,16 @@ class _LeftSide:
         roots = _roots(bindings)
         present = presence(ordered, roots)
         guards = self._guards(names, present)
-        is_clean = len(self.scope.findings) == before
+        is_clean = not self.scope.findings.any_within(
+            self.scope.source, Span(self.rule.span.start, _end_of_left(self.rule))
+        )
         return _Left(names, bindings, roots, guards, present, is_clean)
 
     def _names(self) -> Left:
         """The names that the family gives; a wrong family has no rows."""
         span, use = self.rule.span, self.rule.family
         words = words_of(self.scope.source.text[span.start : span.end])
-        names = Left(self.operators, words)
+        names = Left(self.scope, self.operators, words)
         if use is None:
             return names
         check_duplicates(self.scope, use.parameters)
@@ -134,7 +136,7 @@ class _LeftSide:
         return names
 
     def _check_used(self, use: nodes.ForFamily) -> None:
-        statements = (self.rule.left, self.rule.right)
+        statements = (*self.rule.left, *self.rule.right)
         called = {n.callee.id for n in walk(statements) if isinstance(n, nodes.Call)}
         used = called | names_read(statements)
         for parameter in use.parameters:
@@ -155,7 +157,7 @@ class _LeftSide:
     def _ordered(self, bindings: tuple[Binding, ...]) -> tuple[Binding, ...] | None:
         """Bindings after those that they refer to; None: they form a cycle."""
         by_name = {binding.name: binding for binding in bindings}
-        graph = {name: validator.references(b.term) for name, b in by_name.items()}
+        graph = {name: references(b.term) for name, b in by_name.items()}
         try:
             order = tuple(TopologicalSorter(graph).static_order())
         except CycleError as error:
@@ -211,21 +213,23 @@ def report_unused(scope: Scope, parameter: nodes.Name | nodes.LiteralName) -> No
     scope.report("W201", message, parameter.span, hint=hint)
 
 
+def _end_of_left(rule: nodes.RuleDef) -> int:
+    return max(statement.span.end for statement in rule.left)
+
+
 def _roots(bindings: tuple[Binding, ...]) -> tuple[str, ...]:
     referred = frozenset[str]().union(
-        *(validator.references(binding.term) for binding in bindings)
+        *(references(binding.term) for binding in bindings)
     )
     return tuple(b.name for b in bindings if b.name not in referred)
 
 
-def _assemble(
-    item: nodes.RuleDef, scope: Scope, left: _Left, right: RightSide
-) -> Rule:
+def _assemble(item: nodes.RuleDef, scope: Scope, left: _Left, right: RightSide) -> Rule:
     family = left.names.family
     return Rule(
         item.name,
         scope.source,
-        span_of_name(scope.source, item.name_span, item.name),
+        item.span,
         item.doc,
         family,
         left.bindings,

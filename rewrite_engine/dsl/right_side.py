@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import singledispatchmethod
-
 import attrs
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import CopyMeta, Create, Value
 from rewrite_engine.dsl.conditions import Names
+from rewrite_engine.dsl.names import Entry, NameKind
 from rewrite_engine.dsl.scopes import span_of_name
-from rewrite_engine.dsl.terms import Entry, NameKind
 from rewrite_engine.dsl.values import Right, makes_value
 from rewrite_engine.dsl.walk import names_read
 from rewrite_engine.errors import Note
@@ -58,12 +56,25 @@ class Statements:
     _made: dict[str, Span] = attrs.field(factory=dict)
     _loose: set[str] = attrs.field(factory=set)
 
-    @singledispatchmethod
     def add(self, statement: nodes.RightStatement) -> None:
         """Resolve a statement; its faults are reported."""
-        raise TypeError(statement)
+        match statement:
+            case nodes.Bind():
+                self._bind(statement)
+            case nodes.Replace():
+                self._replace(statement)
+            case nodes.Constructed():
+                self._construct(statement)
+            case nodes.Meta():
+                self._copy_meta(statement)
+            case nodes.Keep(names, span=span):
+                self._mark(names, self.keep, self.erase, span)
+            case nodes.Erase(names, span=span):
+                self._mark(names, self.erase, self.keep, span)
+            case nodes.Assign():
+                message = "the state of modules cannot be written yet"
+                self._report("E901", message, statement.span)
 
-    @add.register
     def _bind(self, statement: nodes.Bind) -> None:
         value = self._graph_value(statement.value)
         span = self._name_span(statement.span, statement.name)
@@ -71,7 +82,6 @@ class Statements:
         create = Create("node", statement.name, value, span=statement.span)
         self.creates.append(create)
 
-    @add.register
     def _replace(self, statement: nodes.Replace) -> None:
         value = self._graph_value(statement.value)
         name = statement.name
@@ -91,35 +101,32 @@ class Statements:
         create = Create("node", name, value, replaces=True, span=statement.span)
         self.creates.append(create)
 
-    @add.register
-    def _constructed(self, statement: nodes.Constructed) -> None:
+    def _construct(self, statement: nodes.Constructed) -> None:
+        kind, name = statement.kind, statement.name
         value = self.right.value(statement.value, self.present)
-        if statement.kind != "value" and not makes_value(value):
-            message = f"a {statement.kind} is a tensor, and this is a literal"
+        if kind != "value" and self._is_literal(value):
+            message = f"a {kind} is a tensor, and this is a literal"
             self._report("E401", message, statement.value.span)
+        self._check_stage(statement)
+        if kind == "value":
+            self._loose.add(name)
+        after = Span(statement.span.start + len(kind), statement.span.end)
+        self._declare(name, "constant", self._name_span(after, name))
+        self.creates.append(Create(kind, name, value, span=statement.span))
+
+    def _check_stage(self, statement: nodes.Constructed) -> None:
+        """Report nodes of the right side, which are not there yet."""
         for name in sorted(names_read(statement.value)):
             entry = self.right.env.entries.get(name)
-            if entry is not None and entry.kind == "node":
-                message = (
-                    f"`{name}` is a node of the new graph, and a {statement.kind}"
-                    " is computed before there is one"
-                )
-                span = self._name_span(statement.value.span, name)
-                self._report("E406", message, span, (entry.note(),))
-        if statement.kind == "value":
-            self._loose.add(statement.name)
-        after = Span(statement.span.start + len(statement.kind), statement.span.end)
-        span = self._name_span(after, statement.name)
-        self._declare(statement.name, "constant", span)
-        create = Create(statement.kind, statement.name, value, span=statement.span)
-        self.creates.append(create)
+            if entry is None or entry.kind != "node":
+                continue
+            message = (
+                f"`{name}` is a node of the new graph, and a {statement.kind}"
+                " is computed before there is one"
+            )
+            span = self._name_span(statement.value.span, name)
+            self._report("E406", message, span, (entry.note(),))
 
-    @add.register
-    def _assign(self, statement: nodes.Assign) -> None:
-        message = "the state of modules cannot be written yet"
-        self._report("E901", message, statement.span)
-
-    @add.register
     def _copy_meta(self, statement: nodes.Meta) -> None:
         for name in statement.names:
             self._check_made(name, statement.span)
@@ -131,14 +138,6 @@ class Statements:
             )
         )
 
-    @add.register
-    def _keep(self, statement: nodes.Keep) -> None:
-        self._mark(statement.names, self.keep, self.erase, statement.span)
-
-    @add.register
-    def _erase(self, statement: nodes.Erase) -> None:
-        self._mark(statement.names, self.erase, self.keep, statement.span)
-
     def report_unused(self) -> None:
         """Warn of names that nothing reads."""
         for name, span in self._made.items():
@@ -148,7 +147,7 @@ class Statements:
 
     def _graph_value(self, expr: nodes.Expr) -> Value:
         value = self.right.value(expr, self.present)
-        if not makes_value(value) and type(expr) in _LITERAL_FORMS:
+        if self._is_literal(value):
             message = "a graph value is needed, and this is a literal"
             self._report("E401", message, expr.span)
         for name in sorted(names_read(expr) & self._loose):
@@ -158,6 +157,13 @@ class Statements:
             entry = self.right.env.entries[name]
             self._report("E406", message, span, (entry.note(),), hint)
         return value
+
+    def _is_literal(self, value: Value) -> bool:
+        """Whether a value is no graph value although nothing is wrong with it."""
+        findings = self.right.env.scope.findings
+        return not makes_value(value) and not findings.any_within(
+            self.right.env.scope.source, value.span
+        )
 
     def _declare(self, name: str, kind: NameKind, span: Span) -> None:
         earlier = self.right.env.entries.get(name)
@@ -208,20 +214,3 @@ class Statements:
     ) -> None:
         scope = self.right.env.scope
         scope.report(code, message, span, notes=notes, hint=hint)
-
-
-_LITERAL_FORMS = frozenset(
-    {
-        nodes.Constant,
-        nodes.LiteralName,
-        nodes.ListExpr,
-        nodes.Infix,
-        nodes.Negate,
-        nodes.Compare,
-        nodes.IfElse,
-        nodes.Call,
-        nodes.Not,
-        nodes.And,
-        nodes.Or,
-    }
-)

@@ -13,9 +13,10 @@ import attrs
 
 from rewrite_engine.dsl.nodes import Comment
 from rewrite_engine.errors import Diagnostic, Note
-from rewrite_engine.source import Source, Span
+from rewrite_engine.source import NOWHERE, Source, Span
 
 MAX_FILE_BYTES = 1 << 20
+MAX_TOKENS = 100_000
 MAX_STRING_BYTES = 4 << 10
 MAX_NESTING = 64
 
@@ -30,6 +31,7 @@ _LANDMARK = re.compile(
     """,
     re.VERBOSE,
 )
+_TOKEN = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|\w+|[^\w\s]""")
 _ITEM = re.compile(
     r"""^[ \t]*(?=(?: (?:op|family|pattern|rule|pipeline) [ \t]+ [A-Za-z_]
                     | use [ \t]+ ["A-Za-z_]
@@ -93,9 +95,6 @@ def unclosed(marks: tuple[Mark, ...], span: Span) -> Mark | None:
 
 def _check_text(source: Source) -> Diagnostic | None:
     text = source.text
-    if len(text) > MAX_FILE_BYTES:
-        message = f"a rule file holds at most {MAX_FILE_BYTES:,} bytes"
-        return Diagnostic("E104", message, Span(0, 0), source)
     found = _FORBIDDEN.search(text)
     if found is not None:
         what = _FORBIDDEN_NAMES.get(found[0], "half of a surrogate pair")
@@ -103,7 +102,10 @@ def _check_text(source: Source) -> Diagnostic | None:
         return Diagnostic("E108", message, Span(*found.span()), source)
     if len(text.encode()) > MAX_FILE_BYTES:
         message = f"a rule file holds at most {MAX_FILE_BYTES:,} bytes"
-        return Diagnostic("E104", message, Span(0, 0), source)
+        return Diagnostic("E104", message, NOWHERE, source)
+    if sum(1 for _ in _TOKEN.finditer(text)) > MAX_TOKENS:
+        message = f"a rule file holds at most {MAX_TOKENS:,} words and signs"
+        return Diagnostic("E104", message, NOWHERE, source)
     return None
 
 

@@ -28,6 +28,13 @@ class Findings:
     def add(self, found: Diagnostic) -> None:
         self._found.setdefault((found.source.name, found.code, found.span), found)
 
+    def any_within(self, source: Source, span: Span) -> bool:
+        """Whether something was found in a stretch of a source."""
+        return any(
+            name == source.name and span.start <= found.start and found.end <= span.end
+            for name, _, found in self._found
+        )
+
     def sorted(self) -> tuple[Diagnostic, ...]:
         def place(found: Diagnostic) -> tuple[int, int, str]:
             order = self._order.get(found.source.name, 0)

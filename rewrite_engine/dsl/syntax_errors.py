@@ -49,10 +49,10 @@ def explain(
         return _explain_end(source, overview, part, unexpected)
     place = _place(source, overview, part, unexpected)
     hint = next((hint for look in _HINTS if (hint := look(place))), None)
-    expected = _expected(unexpected.expected)
     if unexpected.kind == UNKNOWN:
-        message = f"{_quote(place.found)} has no meaning here; expected {expected}"
+        message = f"{_quote(place.found)} has no meaning here"
         return Diagnostic("E101", message, unexpected.span, source, hint=hint)
+    expected = _expected(unexpected.expected)
     message = f"expected {expected}, found {_quote(place.found)}"
     return Diagnostic("E102", message, unexpected.span, source, hint=hint)
 
@@ -119,21 +119,28 @@ def _quote(text: str) -> str:
 
 # --- what was expected ---
 
-_ITEMS = frozenset("USE OP FAMILY PATTERN RULE PIPELINE TEST".split())
-_STATEMENTS = frozenset("PRIMED PATH PARAM BUFFER VALUE META KEEP ERASE NAME".split())
-_OPERATORS = frozenset(
-    "PLUS MINUS STAR SLASH FLOOR PERCENT COMPARATOR VBAR AND OR IF IS QMARK MAYBE"
-    " CHAIN COLON TILDE AT".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ITEMS = _words("USE OP FAMILY PATTERN RULE PIPELINE TEST")
+_STATEMENTS = _words("PRIMED PATH PARAM BUFFER VALUE META KEEP ERASE NAME")
+_OPERATORS = _words(
+    "PLUS MINUS STAR SLASH FLOOR PERCENT COMPARATOR VBAR AND OR IF IS QMARK "
+    "MAYBE CHAIN COLON TILDE AT LPAR EQUAL"
 )
-_VALUES = frozenset(
-    "NAME PATH PRIMED LITERAL _WILDCARD INT FLOAT STRING TRUE FALSE NONE LSQB LPAR"
-    " METHOD MINUS NOT REST STAR".split()
+_VALUES = _words(
+    "NAME PATH PRIMED LITERAL _WILDCARD INT FLOAT STRING TRUE FALSE NONE LSQB "
+    "LPAR METHOD MINUS NOT REST STAR"
 )
+_BINDABLE = _ITEMS | {"NAME", "VALUE"}
 _GROUPS = (
-    (_ITEMS, _ITEMS | {"$END"}, "a new item (`rule`, `op`, `test`, …)"),
+    (_ITEMS | {"$END"}, _ITEMS | {"$END"}, "a new item (`rule`, `op`, `test`, …)"),
     (frozenset({"LITERAL", "LPAR", "NAME"}), _VALUES, "a value"),
-    (frozenset({"META", "KEEP"}), _STATEMENTS, "a statement"),
-    (frozenset({"WHERE", "NAME"}), frozenset({"WHERE", "NAME"}), "a statement"),
+    (frozenset({"META", "KEEP"}), _STATEMENTS | _BINDABLE, "a statement"),
+    (frozenset({"WHERE", "NAME"}), _BINDABLE | {"WHERE"}, "a statement"),
+    (frozenset({"RETURN", "NAME"}), _BINDABLE, "a statement"),
     (frozenset({"INT", "FLOAT"}), frozenset({"INT", "FLOAT"}), "a number"),
 )
 """What must be expected for a group to be named, what the group covers, its name."""
@@ -206,7 +213,7 @@ def _one_of(phrases: list[str]) -> str:
 def _wrong_equals(place: _Place) -> str | None:
     if place.found == "=" and "COMPARATOR" in place.expected:
         return "a comparison is written `==`"
-    if place.found == "==" and "EQUAL" in place.expected:
+    if place.found == "=" and re.search(r"\w'?=$", place.before.replace(" ", "")):
         return "a name is bound with a single `=`"
     if place.found == ":" and place.after.startswith("="):
         return "a name is bound with `=`"
@@ -223,8 +230,14 @@ def _missing_arrow(place: _Place) -> str | None:
     starts_right = re.search(
         r"\b(param|buffer|value|meta|keep|erase)\s+$", place.before
     )
-    if place.found.endswith("'") or starts_right:
+    if re.match(r"\w+'$", place.found) or starts_right:
         return "this belongs to the right side: put `=>` before it"
+    return None
+
+
+def _guard_on_right(place: _Place) -> str | None:
+    if "=>" in place.before and re.search(r"\bwhere\s+$", place.before):
+        return "guards stand on the left side, above `=>`"
     return None
 
 
@@ -258,6 +271,13 @@ def _chained_comparison(place: _Place) -> str | None:
     return None
 
 
+def _open_bracket(place: _Place) -> str | None:
+    starts_line = place.before.rstrip(" \t").endswith("\n")
+    if starts_line and place.expected & {"RPAR", "RSQB"}:
+        return "is a bracket above left open?"
+    return None
+
+
 def _misspelled(place: _Place) -> str | None:
     words = [name.lower() for name in place.expected if name.isalpha()]
     close = get_close_matches(place.found.lower(), words, n=1, cutoff=0.75)
@@ -267,7 +287,9 @@ def _misspelled(place: _Place) -> str | None:
 _HINTS: tuple[Callable[[_Place], str | None], ...] = (
     _wrong_equals,
     _missing_arrow,
+    _guard_on_right,
     _foreign_sign,
     _chained_comparison,
+    _open_bracket,
     _misspelled,
 )

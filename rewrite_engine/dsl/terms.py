@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
-from typing import Literal as OneOf
 
 import attrs
 
@@ -30,9 +28,10 @@ from rewrite_engine.dsl.checked import (
     Variable,
 )
 from rewrite_engine.dsl.functions import TORCH_CONSTANTS, Function
+from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind, parameter_key
+from rewrite_engine.dsl.operands import check_arguments, check_kinds, kind_of
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.scopes import Definition, Scope
-from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
 MAX_OPERATORS: Final = 256
@@ -40,33 +39,6 @@ MAX_OPERATORS: Final = 256
 
 MAX_DEPTH: Final = 100
 """Levels of a left side after the expansion of patterns."""
-
-NameKind = OneOf["variable", "literal", "list", "call", "capture", "node", "constant"]
-
-_DESCRIPTIONS: Final[Mapping[NameKind, str]] = {
-    "variable": "a graph value",
-    "literal": "a literal, written `${}`",
-    "list": "a list of graph values, written `*{}`",
-    "call": "a matched call",
-    "capture": "a capture",
-    "node": "a node of the right side",
-    "constant": "computed at rewrite time",
-}
-
-
-@attrs.frozen
-class Entry:
-    """What a name of a rule stands for, and where it first does."""
-
-    name: str
-    kind: NameKind
-    span: Span
-
-    def describe(self) -> str:
-        return f"`{self.name}` is {_DESCRIPTIONS[self.kind].format(self.name)}"
-
-    def note(self) -> Note:
-        return Note("it is first used here", self.span)
 
 
 @attrs.frozen(eq=False)
@@ -95,6 +67,7 @@ class Left:
     a pattern become fresh names that are not among the `words` of the rule's text.
     """
 
+    scope: Scope
     operators: Operators
     words: set[str] = attrs.field(factory=set)
     family: FamilyUse | None = None
@@ -102,12 +75,13 @@ class Left:
     captured: dict[str, Captured] = attrs.field(factory=dict)
     _size: int = 0
     _depth: int = 0
+    _was_full: bool = False
 
     def declare(self, scope: Scope, name: str, kind: NameKind, span: Span) -> None:
         """Note that a name of the rule is used as `kind`; once one, never another."""
         earlier = self.entries.setdefault(name, Entry(name, kind, span))
         if earlier.kind != kind:
-            message = f"{earlier.describe()}, here it is {_DESCRIPTIONS[kind]}"
+            message = f"{earlier.describe()}, here it is {DESCRIPTIONS[kind]}"
             hint = f"write `${name}`" if earlier.kind == "literal" else None
             notes = (earlier.note(),)
             text = message.format(name)
@@ -133,15 +107,16 @@ class Left:
     def _is_full(self, expr: nodes.Expr, frame: Frame) -> bool:
         if self._size <= MAX_OPERATORS and self._depth < MAX_DEPTH:
             return False
-        message = (
-            f"this left side has more than {MAX_OPERATORS} operators"
+        what = (
+            f"more than {MAX_OPERATORS} operators"
             if self._size > MAX_OPERATORS
-            else f"this left side is nested deeper than {MAX_DEPTH} levels"
+            else f"more than {MAX_DEPTH} levels"
         )
+        message = f"this has {what} once its patterns are expanded"
         # One finding for each rule or pattern, wherever the limit was passed.
-        if self._size <= 2 * MAX_OPERATORS:
-            self._size = 3 * MAX_OPERATORS
-            frame.scope.report("E507", message, expr.span)
+        if not self._was_full:
+            self.scope.report("E507", message, frame.place(expr.span))
+        self._was_full = True
         return True
 
     def _term(self, expr: nodes.Expr, frame: Frame) -> Term:
@@ -162,7 +137,7 @@ class Left:
             case nodes.Capture():
                 return self._capture(expr, frame)
             case nodes.Alternatives(options):
-                return Either(tuple(self.term(o, frame) for o in options), span=span)
+                return _either(tuple(self.term(o, frame) for o in options), span)
             case nodes.Infix(sign, left, right) | nodes.Compare(sign, left, right):
                 operator = self.operators.infix(frame.scope, sign, expr.span)
                 return self._sign(operator, (left, right), expr, frame)
@@ -273,7 +248,7 @@ class Left:
             body, first = self._expand(target, call, frame)
             if not call.optional or first is None:
                 return body
-            return Either((body, first), span=frame.place(call.span))
+            return _either((body, first), frame.place(call.span))
         if isinstance(target, Function):
             message = f"`{target.name}` is computed and has no place in a pattern"
             hint = "compare it in `where`"
@@ -347,7 +322,7 @@ class Left:
             self._size += 1
             term, hole = self._expand(pattern, value, frame)
             if value.optional and hole is not None:
-                term = Either((term, hole), span=frame.place(value.span))
+                term = _either((term, hole), frame.place(value.span))
         else:
             term = self.term(value, frame)
         if hole is None and not _is_call(value):
@@ -386,7 +361,7 @@ class Left:
             notes = (definition.note("defined here"),)
             frame.scope.report("E509", message, call.span, notes=notes)
             return Anything(span=span), None
-        if not _check_arguments(frame.scope, definition, call, arguments):
+        if not check_arguments(frame.scope, definition, call, arguments):
             return Anything(span=span), None
         keys = [parameter_key(parameter) for parameter in item.parameters]
         terms = dict(zip(keys, arguments, strict=True))
@@ -409,82 +384,15 @@ _FORMS: Final[Mapping[type, str]] = {
 }
 
 
-def parameter_key(parameter: nodes.Name | nodes.LiteralName) -> str:
-    """A parameter as `Frame.parameters` names it: `v` or `$k`."""
-    sign = "" if isinstance(parameter, nodes.Name) else "$"
-    return f"{sign}{parameter.id}"
-
-
-def kind_of(term: Term) -> calls.OperandKind:
-    """What a term can match: a graph value, a literal, or either."""
-    match term:
-        case Literal(None):
-            return "none"
-        case Literal() | LiteralVariable():
-            return "literal"
-        case Variable() | Reference() | Apply() | Captured():
-            return "value"
-    return "any"
-
-
-def check_kinds(
-    scope: Scope,
-    rows: Sequence[Operator],
-    operands: tuple[Operand, ...],
-    call: nodes.Call,
-) -> None:
-    """Report operands of a kind that the operator's schema does not take."""
-    exprs = [*call.args, *(keyword.value for keyword in call.keywords)]
-    for operand, expr in zip(operands, exprs, strict=True):
-        calls.check_kind(scope, rows, operand.key, kind_of(operand.value), expr.span)
-
-
-def words_of(text: str) -> set[str]:
-    """Every identifier in a stretch of rule text."""
-    return set(re.findall(r"[A-Za-z_]\w*", text))
-
-
-def _check_arguments(
-    scope: Scope, definition: Definition, call: nodes.Call, arguments: list[Term]
-) -> bool:
-    item = definition.item
-    assert isinstance(item, nodes.PatternDef)
-    notes = (definition.note("defined here"),)
-    if call.keywords or call.rest is not None:
-        message = f"the pattern `{item.name}` takes positional operands only"
-        scope.report("E302", message, call.span, notes=notes)
-        return False
-    missing = len(item.parameters) - len(arguments)
-    if missing != 0:
-        code = "E303" if missing > 0 else "E301"
-        wanted, given = len(item.parameters), len(arguments)
-        message = f"the pattern `{item.name}` takes {wanted} operands, not {given}"
-        scope.report(code, message, call.span, notes=notes)
-        return False
-    for parameter, argument, expr in zip(
-        item.parameters, arguments, call.args, strict=True
-    ):
-        _check_argument(scope, parameter, argument, expr.span)
-    return True
-
-
-def _check_argument(
-    scope: Scope,
-    parameter: nodes.Name | nodes.LiteralName,
-    argument: Term,
-    span: Span,
-) -> None:
-    kind = kind_of(argument)
-    if isinstance(parameter, nodes.Name) and kind in ("literal", "none"):
-        message = f"`{parameter.id}` stands for a graph value, and this is a literal"
-        scope.report("E401", message, span)
-    elif isinstance(parameter, nodes.LiteralName) and kind == "value":
-        message = f"`${parameter.id}` stands for a literal, and this is a graph value"
-        scope.report("E402", message, span)
+def _either(options: tuple[Term, ...], span: Span) -> Either:
+    """Alternatives; those that a pattern's body brings along become their own."""
+    flat: list[Term] = []
+    for option in options:
+        flat.extend(option.options if isinstance(option, Either) else (option,))
+    return Either(tuple(flat), span=span)
 
 
 def _is_call(expr: nodes.Expr) -> bool:
     if isinstance(expr, nodes.Alternatives):
         return all(map(_is_call, expr.options))
     return isinstance(expr, nodes.Call | nodes.Infix | nodes.Negate)
-

@@ -9,6 +9,7 @@ import attrs
 
 from rewrite_engine.dsl import calls, nodes
 from rewrite_engine.dsl.checked import (
+    Anything,
     Apply,
     Argument,
     Build,
@@ -228,6 +229,9 @@ class Right:
     def _reemit(self, captured: Captured, call: nodes.Call, present: Names) -> Value:
         env = self.env
         entry = env.value(captured.name, call.callee.span)
+        values = tuple(self.value(argument, present) for argument in call.args)
+        if isinstance(captured.value, Anything):
+            return Reemit(captured.name, values, span=call.span)
         if captured.hole is None and entry is not None:
             # Without a hole there is nothing that would stand for an absent capture.
             env.check_present(entry, present, call.callee.span)
@@ -239,7 +243,6 @@ class Right:
             wanted = "one operand" if most <= 1 else f"1 to {most} operands"
             message = f"`{captured.name}(…)` takes {wanted}, not {len(call.args)}"
             env.scope.report("E403", message, call.span)
-        values = tuple(self.value(argument, present) for argument in call.args)
         return Reemit(captured.name, values, span=call.span)
 
 
@@ -280,4 +283,3 @@ def operand_count(term: Term) -> int:
         case Either(options):
             return max(map(operand_count, options))
     return 0
-

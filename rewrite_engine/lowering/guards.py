@@ -86,6 +86,11 @@ def names_read(expr: nodes.Expr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_reads(expr)))
 
 
+def names_bound(expr: nodes.Expr) -> tuple[str, ...]:
+    """The dimension names that the type tests of a guard give a value."""
+    return tuple(dict.fromkeys(_binds(expr)))
+
+
 def _reads(expr: nodes.Expr) -> Iterator[str]:
     match expr:
         case nodes.Name(id) if "." not in id:

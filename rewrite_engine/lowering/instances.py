@@ -15,7 +15,14 @@ from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.exchange import exchange
 from rewrite_engine.lowering.guards import Unknown, present
 from rewrite_engine.lowering.operators import OperatorPattern, Spelling
-from rewrite_engine.lowering.patterns import guards_of, roots_of
+from rewrite_engine.lowering.patterns import (
+    Way,
+    below,
+    guards_of,
+    optional_below,
+    roots_of,
+    ways_of,
+)
 from rewrite_engine.lowering.replacements import REST_OF
 from rewrite_engine.signatures import REQUIRED
 
@@ -168,13 +175,9 @@ class _Concrete:
         match pattern.target:
             case OperatorPattern():
                 return self._call(pattern)
-            case markers.either:
-                option = pattern.args[self.choices.choose(len(pattern.args))]
-                return self._only(pattern, option)
-            case markers.skippable:
-                call = pattern.args[0]
-                options = (call, call.args[0])
-                return self._only(pattern, options[self.choices.choose(2)])
+            case markers.either | markers.skippable:
+                ways = ways_of(pattern)
+                return self._only(ways[self.choices.choose(len(ways))])
             case markers.captured:
                 return self.value(pattern.args[1])
             case markers.maybe:
@@ -183,23 +186,22 @@ class _Concrete:
         return _OMITTED
 
     def _maybe(self, pattern: fx.Node) -> Any:
-        inner = pattern.args[0]
-        optional = _optional(inner)
-        if optional:
-            absent = all(self.values[node] is None for node in optional)
+        absent, inner = ways_of(pattern)
+        if absent.absent:
+            missing = all(self.values[node] is None for node in absent.absent)
         else:
-            absent = bool(self.choices.choose(2))
-        return None if absent else self.value(inner)
+            missing = bool(self.choices.choose(2))
+        return None if missing else self._only(inner)
 
-    def _only(self, pattern: fx.Node, option: Any) -> Any:
-        skipped = _optional(pattern) - _optional(option)
-        kept = _optional(option)
-        if any(self.values[node] is not None for node in skipped):
+    def _only(self, way: Way) -> Any:
+        """The value of one way; names that it leaves out must be absent, others not."""
+        if any(self.values[node] is not None for node in way.absent):
             raise _Contradiction
-        if isinstance(option, fx.Node) and option.op != "placeholder":
-            if any(self.values[node] is None for node in kept):
+        if isinstance(way.pattern, fx.Node) and way.pattern.op != "placeholder":
+            needed = set(optional_below(way.pattern)) - _guarded(way.pattern)
+            if any(self.values[node] is None for node in needed):
                 raise _Contradiction
-        return self.value(option)
+        return self.value(way.pattern)
 
     def _call(self, pattern: fx.Node) -> fx.Node:
         operator: OperatorPattern = pattern.target
@@ -238,11 +240,15 @@ class _Concrete:
     def _check_guards(self) -> None:
         for guard in guards_of(self.matcher):
             try:
-                holds = guard.evaluate(_ChoiceScope(self._names()))
+                holds = guard.evaluate(self.scope())
             except Unknown:
                 continue
             if not present(holds):
                 raise _Contradiction
+
+    def scope(self) -> _ChoiceScope:
+        literals = (n for n in self.matcher.nodes if n.meta.get("role") == "literal")
+        return _ChoiceScope(self._names(), frozenset(n.name for n in literals))
 
     def _names(self) -> dict[str, Any]:
         return {
@@ -261,17 +267,11 @@ def _position(spelling: Spelling, name: str) -> int:
     return positional.index(name)
 
 
-def _optional(pattern: Any) -> set[fx.Node]:
-    todo, found = [pattern], set()
-    while todo:
-        item = todo.pop()
-        if isinstance(item, (list, tuple)):
-            todo.extend(item)
-        elif isinstance(item, fx.Node):
-            if item.meta.get("optional"):
-                found.add(item)
-            todo.extend([*item.args, *item.kwargs.values()])
-    return found
+def _guarded(pattern: fx.Node) -> set[fx.Node]:
+    """Optional names of a pattern that stand in options of their own."""
+    options = (markers.maybe, markers.either, markers.skippable)
+    nested = [n for n in below(pattern) if n.target in options]
+    return {name for option in nested for name in optional_below(option)}
 
 
 @attrs.frozen(eq=False)
@@ -279,13 +279,18 @@ class _ChoiceScope:
     """What is known of a match before it exists: constants, and what is absent."""
 
     names: Mapping[str, Any]
+    literals: frozenset[str]
+    """Names of literals: those that are inputs of the instance are not known."""
 
     @property
     def facts(self) -> GraphFacts:
         raise Unknown("no graph")
 
     def value(self, name: str) -> Any:
-        return self.names.get(name)
+        value = self.names.get(name)
+        if name in self.literals and (value is None or isinstance(value, fx.Node)):
+            raise Unknown(name)
+        return value
 
     def bind(self, name: str, value: Any) -> None:
         raise Unknown(name)
@@ -324,6 +329,8 @@ class _ConcreteReplacement:
         return fx.map_arg(value, self._copy)
 
     def _copy(self, node: fx.Node) -> fx.Node:
+        if node.graph is self.graph:
+            return node
         if node not in self.copies:
             self.copies[node] = self.graph.node_copy(node, self._copy)
         return self.copies[node]
@@ -344,8 +351,7 @@ class _ConcreteReplacement:
             return self._computed(pattern)
         if pattern.target is markers.choose:
             _, then, otherwise = pattern.args
-            scope = _ChoiceScope(self.names)
-            chosen = present(pattern.meta["compute"](scope))
+            chosen = present(pattern.meta["compute"](self.left.scope()))
             return self.value(then if chosen else otherwise)
         if pattern.target is markers.reemit:
             return self._reemit(pattern)
@@ -429,7 +435,6 @@ class _Computation:
     names: tuple[str, ...]
     compute: Callable[[Any], Any]
     __name__: str = "computed"
-    __module__: str = "rules"
 
     def __call__(self, *values: Any) -> Any:
         return self.compute(_ValueScope(dict(zip(self.names, values, strict=True))))

@@ -99,7 +99,6 @@ class OperatorPattern:
     conditions: tuple[Callable[[Mapping[str, Any]], bool] | None, ...]
     """Per row, when operands commute, as a function of a call's arguments."""
     __name__: str = attrs.field(init=False)
-    __module__: str = attrs.field(init=False, default="rules")
 
     @__name__.default
     def _default_name(self) -> str:

@@ -8,7 +8,7 @@ row, option and alternative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -16,7 +16,7 @@ from torch import fx
 
 from rewrite_engine.dsl import checked
 from rewrite_engine.lowering import markers
-from rewrite_engine.lowering.guards import Condition, compile_guard
+from rewrite_engine.lowering.guards import Condition, compile_guard, names_bound
 from rewrite_engine.lowering.operators import (
     OperatorPattern,
     operator_pattern,
@@ -65,9 +65,12 @@ class _MatcherBuilder:
     _built: dict[int, Any] = attrs.field(factory=dict)
     _placeholders: dict[str, fx.Node] = attrs.field(factory=dict)
     _bindings: dict[str, checked.Binding] = attrs.field(init=False)
+    _wanted: dict[int, str] = attrs.field(init=False)
+    """Names of call nodes: those of their bindings."""
 
     def __attrs_post_init__(self) -> None:
         self._bindings = {binding.name: binding for binding in self.rule.bindings}
+        self._wanted = {id(binding.term): binding.name for binding in self.rule.bindings}
         # All placeholders come first, as in any fx graph.
         for binding in self.rule.bindings:
             self._declare(binding.term)
@@ -131,7 +134,9 @@ class _MatcherBuilder:
         kwargs = {key: value for key, value in keyed.items() if isinstance(key, str)}
         if term.rest:
             args.append(...)
-        call = self.graph.call_function(operator, tuple(args), kwargs)
+        call = self.graph.create_node(
+            "call_function", operator, tuple(args), kwargs, self._wanted.get(id(term))
+        )
         if not term.optional:
             return call
         return self.graph.call_function(markers.skippable, (call,))
@@ -161,7 +166,7 @@ class _MatcherBuilder:
         family = self.rule.family
         names = [name for row in family.rows for name in row.literals] if family else []
         for guard in self.rule.guards:
-            names += sorted(compile_guard(guard.expr, "", None, {}).binds)
+            names += names_bound(guard.expr)
         return names
 
     # --- guards ---
@@ -208,3 +213,46 @@ def roots_of(matcher: fx.Graph) -> tuple[fx.Node, ...]:
 def placeholders_of(matcher: fx.Graph) -> Mapping[str, fx.Node]:
     """What the rule names, other than calls."""
     return {n.name: n for n in matcher.nodes if n.op == "placeholder"}
+
+
+@attrs.frozen(eq=False)
+class Way:
+    """One way to go on at an option: a pattern, if any, and the optional names that
+    are absent from the whole match if it is taken."""
+
+    pattern: Any
+    absent: tuple[fx.Node, ...]
+
+
+def ways_of(option: fx.Node) -> tuple[Way, ...]:
+    """The ways of an `either`, a `maybe` (absent first) or a `skippable`, in order."""
+    if option.target is markers.maybe:
+        inner = option.args[0]
+        return Way(None, tuple(optional_below(inner))), Way(inner, ())
+    if option.target is markers.skippable:
+        call = option.args[0]
+        skipped = optional_below([*call.args[1:], *call.kwargs.values()])
+        return Way(call, ()), Way(call.args[0], tuple(skipped))
+    everything = optional_below(list(option.args))
+    return tuple(
+        Way(part, tuple(n for n in everything if n not in optional_below(part)))
+        for part in option.args
+    )
+
+
+def optional_below(pattern: Any) -> dict[fx.Node, None]:
+    """The optional placeholders of a pattern, in order of appearance."""
+    return dict.fromkeys(n for n in below(pattern) if n.meta.get("optional"))
+
+
+def below(pattern: Any) -> Iterator[fx.Node]:
+    """A pattern node and everything under it, each once, without recursion."""
+    todo, seen = [pattern], set()
+    while todo:
+        item = todo.pop()
+        if isinstance(item, (list, tuple)):
+            todo.extend(reversed(item))
+        elif isinstance(item, fx.Node) and item not in seen:
+            seen.add(item)
+            yield item
+            todo.extend(reversed([*item.args, *item.kwargs.values()]))

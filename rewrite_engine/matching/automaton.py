@@ -17,7 +17,14 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.lowering.operators import CallKey, OperatorPattern, Spelling
-from rewrite_engine.lowering.patterns import guards_of, placeholders_of, roots_of
+from rewrite_engine.lowering.patterns import (
+    Way,
+    below,
+    guards_of,
+    placeholders_of,
+    roots_of,
+    ways_of,
+)
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.instructions import UNBOUND, Registers
@@ -254,16 +261,11 @@ class _RuleCompiler:
         if pattern.target is markers.captured:
             return [(pattern.args[1], register)]
         if pattern.target is markers.maybe:
-            self._maybe(pattern, register, block)
-        elif pattern.target is markers.either:
-            options = [[(option, register)] for option in pattern.args]
-            self._fork(pattern, options, block)
-        elif pattern.target is markers.skippable:
-            call = pattern.args[0]
-            ways = [[(call, register)], [(call.args[0], register)]]
-            self._fork(pattern, ways, block)
-        else:
-            assert pattern.target is markers.anything
+            branches = self._branches(ways_of(pattern), register)
+            block.append((code.IfAbsent(register), branches))
+        elif pattern.target is not markers.anything:
+            branches = self._branches(ways_of(pattern), register)
+            block.append((code.Fork(), branches))
         return []
 
     def _bind(self, pattern: fx.Node, register: int, block: Block) -> None:
@@ -292,30 +294,15 @@ class _RuleCompiler:
 
     # --- branches ---
 
-    def _fork(
-        self, pattern: fx.Node, ways: list[list[tuple[Any, int]]], block: Block
-    ) -> None:
-        fork = code.Fork()
-        block.append((fork, self._branches(pattern, ways)))
-
-    def _maybe(self, pattern: fx.Node, register: int, block: Block) -> None:
-        inner = pattern.args[0]
-        branches = self._branches(pattern, [[], [(inner, register)]])
-        block.append((code.IfAbsent(register), branches))
-
-    def _branches(
-        self, pattern: fx.Node, ways: list[list[tuple[Any, int]]]
-    ) -> list[Block]:
+    def _branches(self, ways: Sequence[Way], register: int) -> list[Block]:
         before, ends, blocks = set(self.definite), [], []
-        optional = _optional_below(pattern)
         for way in ways:
             self.definite = set(before)
-            kept = {name for part, _ in way for name in _optional_below(part)}
             branch: Block = []
-            skipped = tuple(self.slots[n] for n in optional if n not in kept)
-            if skipped:
-                branch.append(code.Forget(skipped))
-            self._visit_all(list(way), branch)
+            if way.absent:
+                branch.append(code.Forget(tuple(self.slots[n] for n in way.absent)))
+            todo = [] if way.pattern is None else [(way.pattern, register)]
+            self._visit_all(todo, branch)
             ends.append(self.definite)
             blocks.append(branch)
         self.definite = set.intersection(*ends)
@@ -456,30 +443,13 @@ def _operands(pattern: fx.Node) -> dict[int | str, Any]:
     return {**dict(enumerate(args)), **pattern.kwargs}
 
 
-def _below(pattern: Any) -> Iterator[fx.Node]:
-    """A pattern node and everything under it, each once, without recursion."""
-    todo, seen = [pattern], set()
-    while todo:
-        item = todo.pop()
-        if isinstance(item, (list, tuple)):
-            todo.extend(reversed(item))
-        elif isinstance(item, fx.Node) and item not in seen:
-            seen.add(item)
-            yield item
-            todo.extend(reversed([*item.args, *item.kwargs.values()]))
-
-
-def _optional_below(pattern: Any) -> list[fx.Node]:
-    return [node for node in _below(pattern) if node.meta.get("optional")]
-
-
 def _calls_between(value: fx.Node, hole: fx.Node | None) -> list[fx.Node]:
     if hole is None:
         return [n for n in anchor_calls(value)]
-    outside = set(_below(hole))
+    outside = set(below(hole))
     return [
         node
-        for node in _below(value)
+        for node in below(value)
         if node not in outside and isinstance(node.target, OperatorPattern)
     ]
 
@@ -551,7 +521,7 @@ class _SubPatterns:
             register = compiler._register()
             block: Block = []
             # Names of the rule may be bound already: every node is compared.
-            compiler.possible = set(_below(pattern)) & set(compiler.slots)
+            compiler.possible = set(below(pattern)) & set(compiler.slots)
             compiler._visit_all([(pattern, register)], block)
             block.append(code.Accept())
             entry = link(block, None)

@@ -17,7 +17,13 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.literals import is_literal, literals_equal
 from rewrite_engine.lowering.operators import OperatorPattern, Spelling
-from rewrite_engine.lowering.patterns import guards_of, placeholders_of, roots_of
+from rewrite_engine.lowering.patterns import (
+    Way,
+    guards_of,
+    placeholders_of,
+    roots_of,
+    ways_of,
+)
 from rewrite_engine.lowering.rule import CompiledRule
 
 Goal = tuple[Any, Any]
@@ -113,26 +119,18 @@ class _Reference:
             yield [], env
         elif pattern.target is markers.captured:
             yield [(pattern.args[1], value)], env
-        elif pattern.target is markers.either:
-            for option in pattern.args:
-                yield from self._without(pattern, option, [(option, value)], env)
-        elif pattern.target is markers.skippable:
-            call = pattern.args[0]
-            yield [(call, value)], env
-            operand = call.args[0]
-            yield from self._without(pattern, operand, [(operand, value)], env)
-        elif value is None:
-            yield from self._without(pattern, None, [], env)
+        elif pattern.target is markers.maybe:
+            absent, present = ways_of(pattern)
+            yield from self._way(absent if value is None else present, value, env)
         else:
-            yield [(pattern.args[0], value)], env
+            for way in ways_of(pattern):
+                yield from self._way(way, value, env)
 
-    def _without(
-        self, pattern: fx.Node, kept: Any, goals: list[Goal], env: Env
-    ) -> Iterator[tuple[list[Goal], Env]]:
-        """Go on with one part only; optional names of the others are absent."""
-        skipped = _optional(pattern) - _optional(kept)
-        if all(env.get(node) is None for node in skipped):
-            yield goals, {**env, **dict.fromkeys(skipped)}
+    def _way(self, way: Way, value: Any, env: Env) -> Iterator[tuple[list[Goal], Env]]:
+        """Go on with one way only; optional names of the others are absent."""
+        if all(env.get(node) is None for node in way.absent):
+            goals = [] if way.pattern is None else [(way.pattern, value)]
+            yield goals, {**env, **dict.fromkeys(way.absent)}
 
     def _call(
         self, pattern: fx.Node, value: Any, env: Env
@@ -232,12 +230,3 @@ def _fits(role: str, value: Any) -> bool:
     if role == "others":
         return all(isinstance(item, fx.Node) for item in value)
     return isinstance(value, fx.Node)
-
-
-def _optional(pattern: Any) -> set[fx.Node]:
-    if isinstance(pattern, (list, tuple)):
-        return set().union(*map(_optional, pattern))
-    if not isinstance(pattern, fx.Node):
-        return set()
-    below = set().union(*map(_optional, [*pattern.args, *pattern.kwargs.values()]))
-    return {pattern, *below} if pattern.meta.get("optional") else below

@@ -170,7 +170,8 @@ class _Builder:
         kwargs: Mapping[str, Any],
         like: fx.Node | None = None,
     ) -> fx.Node:
-        node = self.transaction.create(self.before, op, target, args, kwargs)
+        name = _name_of(target)
+        node = self.transaction.create(self.before, op, target, args, kwargs, name)
         self.created.append(node)
         self.types.infer(node, like=like)
         return node
@@ -267,6 +268,11 @@ class _Builder:
     def _source_name(self, pattern: fx.Node) -> str:
         sources = self._sources(pattern)
         return str(sources[0].target) if sources else self.match.rule.name
+
+
+def _name_of(target: Any) -> str | None:
+    """What export calls a node of this target: `conv2d`, not `conv2d_default`."""
+    return target._schema.name.split("::")[1] if hasattr(target, "_schema") else None
 
 
 def _others(

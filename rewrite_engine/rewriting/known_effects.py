@@ -17,6 +17,11 @@ from torch import nn
 
 Names = frozenset[str]
 
+
+def _names(text: str) -> Names:
+    return frozenset(text.split())
+
+
 RUNNING_STATISTICS: Final = ("running_mean", "running_var")
 """Operands that a normalization writes while it trains."""
 
@@ -44,7 +49,7 @@ UNDECLARED_WRITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Operators whose schema says "not mutable", and the operands they write."""
 
-UNDECLARED_ALIASES: Final[Names] = frozenset(
+UNDECLARED_ALIASES: Final[Names] = _names(
     # Return their operand when there is nothing to do.
     "_to_cpu chain_matmul conj_physical cumprod_backward data dequantize device_put "
     "sum_to_size to_dense to_dense_backward to_mkldnn_backward to_sparse type_as "
@@ -57,14 +62,16 @@ UNDECLARED_ALIASES: Final[Names] = frozenset(
     "unflatten_dense_tensors unsafe_chunk unsafe_split unsafe_split_with_sizes "
     # Return objects that hold their operands.
     "_nested_compute_contiguous_strides_offsets _pack_sequence histogramdd lift "
-    "_sparse_bsc_tensor_unsafe _sparse_bsr_tensor_unsafe _sparse_compressed_tensor_"
-    "unsafe _sparse_coo_tensor_unsafe _sparse_csc_tensor_unsafe "
-    "_sparse_csr_tensor_unsafe sparse_bsc_tensor sparse_bsr_tensor "
+    "_sparse_bsc_tensor_unsafe _sparse_bsr_tensor_unsafe "
+    "_sparse_compressed_tensor_unsafe _sparse_coo_tensor_unsafe "
+    "_sparse_csc_tensor_unsafe _sparse_csr_tensor_unsafe "
+    "sparse_bsc_tensor sparse_bsr_tensor "
     "sparse_compressed_tensor sparse_coo_tensor sparse_csc_tensor sparse_csr_tensor "
-    # `set_` redirects its operand to another's storage.
-    "set set_ _add_batch_dim _remove_batch_dim _foobar _test_optional_filled_intlist "
+    # Redirect their operand to another's storage.
+    "set set_ "
+    "_add_batch_dim _remove_batch_dim _foobar _test_optional_filled_intlist "
     "_test_optional_floatlist _test_optional_intlist _test_parallel_materialize "
-    "_test_string_default".split()
+    "_test_string_default"
 )
 """Operators whose result may share an operand's storage without saying so."""
 
@@ -85,11 +92,11 @@ IN_PLACE_OPERATORS: Final = (
 )
 
 PURE_CALLABLES: Final[tuple[Callable[..., Any], ...]] = (
-    *(getattr(operator, name) for name in (
+    *(getattr(operator, name) for name in _names(
         "abs and_ contains countOf eq floordiv ge gt index indexOf inv invert is_ "
         "is_not le length_hint lshift lt matmul mod mul ne neg not_ or_ pow rshift "
         "sub truediv truth xor"
-    ).split()),
+    )),
     *(f for name, f in vars(math).items() if callable(f) and name[0] != "_"),
     *(f for name, f in vars(torch).items() if name.startswith(("sym_", "_sym_"))
       and name not in ("sym_constrain_range", "sym_constrain_range_for_size")),
@@ -107,23 +114,23 @@ GATHERING_CALLABLES: Final[tuple[Callable[..., Any], ...]] = (
 )
 """Callables whose result may be, or hold, any of the operands."""
 
-METADATA_ATTRIBUTES: Final[Names] = frozenset(
+METADATA_ATTRIBUTES: Final[Names] = _names(
     "device dtype is_cpu is_cuda is_leaf is_meta is_nested is_quantized is_sparse "
-    "itemsize layout names nbytes ndim requires_grad shape".split()
+    "itemsize layout names nbytes ndim requires_grad shape"
 )
 """Attributes of a tensor that hold no tensor."""
 
-PURE_METHODS: Final[Names] = frozenset(
+PURE_METHODS: Final[Names] = _names(
     "const_data_ptr data_ptr dim_order element_size is_shared ndimension nelement new "
-    "new_tensor tolist unique".split()
+    "new_tensor tolist unique"
 )
-ALIASING_METHODS: Final[Names] = frozenset(
+ALIASING_METHODS: Final[Names] = _names(
     "as_subclass bfloat16 bool byte cdouble cfloat char cpu cuda double float half int "
-    "ipu long mtia numpy short storage to_sparse_coo type untyped_storage xpu".split()
+    "ipu long mtia numpy short storage to_sparse_coo type untyped_storage xpu"
 )
 """Methods of a tensor that are no operator; an aliasing one may return its operand."""
 
-PURE_FUNCTIONALS: Final[Names] = frozenset(
+PURE_FUNCTIONALS: Final[Names] = _names(
     "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
     "adaptive_max_pool1d_with_indices adaptive_max_pool2d "
     "adaptive_max_pool2d_with_indices adaptive_max_pool3d "
@@ -141,25 +148,25 @@ PURE_FUNCTIONALS: Final[Names] = frozenset(
     "soft_margin_loss softmax softmin softsign tanh tanhshrink threshold "
     "triplet_margin_loss unfold upsample upsample_bilinear upsample_nearest "
     "block_diag cdist norm stft tensordot unique unique_consecutive "
-    "unravel_index".split()
+    "unravel_index"
 )
 """Python functions of torch that change nothing, save what their parameters say."""
 
-RANDOM_FUNCTIONALS: Final[Names] = frozenset(
+RANDOM_FUNCTIONALS: Final[Names] = _names(
     "alpha_dropout dropout dropout1d dropout2d dropout3d feature_alpha_dropout "
     "fractional_max_pool2d fractional_max_pool2d_with_indices fractional_max_pool3d "
     "fractional_max_pool3d_with_indices gumbel_softmax multi_head_attention_forward "
-    "rrelu".split()
+    "rrelu"
 )
-ALIASING_FUNCTIONALS: Final[Names] = frozenset(
+ALIASING_FUNCTIONALS: Final[Names] = _names(
     "alpha_dropout atleast_1d atleast_2d atleast_3d broadcast_tensors cartesian_prod "
     "chain_matmul dropout dropout1d dropout2d dropout3d einsum feature_alpha_dropout "
-    "meshgrid split".split()
+    "meshgrid split"
 )
 
 MEMORYLESS_MODULES: Final = frozenset(
     getattr(nn, name)
-    for name in (
+    for name in _names(
         "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d "
         "AdaptiveMaxPool2d AdaptiveMaxPool3d AvgPool1d AvgPool2d AvgPool3d BCELoss "
         "BCEWithLogitsLoss Bilinear CELU CTCLoss ChannelShuffle CircularPad1d "
@@ -178,7 +185,7 @@ MEMORYLESS_MODULES: Final = frozenset(
         "SoftMarginLoss Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh "
         "Tanhshrink Threshold TripletMarginLoss Unfold Upsample UpsamplingBilinear2d "
         "UpsamplingNearest2d ZeroPad1d ZeroPad2d ZeroPad3d"
-    ).split()
+    )
 )
 """Modules that only read their parameters, unless `inplace` or `max_norm` is set."""
 

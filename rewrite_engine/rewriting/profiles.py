@@ -87,10 +87,12 @@ class Profile:
 
     def __or__(self, other: Profile) -> Profile:
         """The profile of a callable that does what either does."""
-        both = self.draws and other.draws
+        switches = (self if self.draws else other).switches
+        if self.draws and other.draws:
+            switches = tuple(s for s in self.switches if s in other.switches)
         return Profile(
             touches=tuple(dict.fromkeys(self.touches + other.touches)),
-            switches=self.switches if both or not other.draws else other.switches,
+            switches=switches,
             gathers=self.gathers or other.gathers,
             draws=self.draws or other.draws,
             effectful=self.effectful or other.effectful,
@@ -228,14 +230,16 @@ def _written(schema: Any, namespace: str) -> set[str]:
 
 
 def _returned(schema: Any) -> set[str]:
-    infos = [result.alias_info for result in schema.returns]
-    returned = {label for info in infos if info for label in info.before_set}
-    return {
-        parameter.name
-        for parameter in schema.arguments
-        if parameter.alias_info is not None
-        and not returned.isdisjoint(parameter.alias_info.before_set)
-    }
+    """The parameters whose storage a result may share, as declared."""
+    infos = [result.alias_info for result in schema.returns if result.alias_info]
+    marked = {p.name: p.alias_info for p in schema.arguments if p.alias_info}
+    if not infos:
+        return set()
+    # The elements of a returned list carry their labels where Python cannot read them.
+    if not all(info.before_set for info in infos):
+        return set(marked)
+    labels = {label for info in infos for label in info.before_set}
+    return {name for name, info in marked.items() if labels & info.before_set}
 
 
 def _takes_foreign_object(op: OpOverload) -> bool:

@@ -1,0 +1,138 @@
+"""Rules that say the same twice, and rules that another one always precedes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.checked import (
+    Apply,
+    Captured,
+    LiteralVariable,
+    Operator,
+    Others,
+    Reference,
+    Rule,
+    Slot,
+    Variable,
+)
+from rewrite_engine.dsl.scopes import span_of_name
+from rewrite_engine.dsl.walk import terms_in
+from rewrite_engine.errors import Diagnostic, Note
+
+
+def duplicates(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
+    """A finding for every rule that can never fire beside an equal or weaker one."""
+    groups: dict[Hashable, list[_Fingerprint]] = defaultdict(list)
+    for rule in rules:
+        fingerprint = _fingerprint(rule)
+        groups[fingerprint.left].append(fingerprint)
+    for group in groups.values():
+        yield from _shadowed(sorted(group, key=lambda f: -f.benefit))
+
+
+@attrs.frozen
+class _Fingerprint:
+    """A rule's left side with its names replaced by numbers."""
+
+    rule: Rule
+    left: Hashable
+    guards: frozenset[Hashable]
+    benefit: int
+
+    def precedes(self, other: _Fingerprint) -> bool:
+        """Whether this rule fires wherever the other one could."""
+        return self.guards <= other.guards and self.rule.keep >= other.rule.keep
+
+
+def _shadowed(group: list[_Fingerprint]) -> Iterator[Diagnostic]:
+    # Rules of one left side are few; comparing all pairs is bounded all the same.
+    kept: list[_Fingerprint] = []
+    for later in group:
+        first = next((f for f in kept[:_COMPARED] if f.precedes(later)), None)
+        if first is None:
+            kept.append(later)
+            continue
+        rule, other = later.rule, first.rule
+        equal = first.guards == later.guards
+        code = "E505" if equal else "E506"
+        message = (
+            f"`{rule.name}` matches what `{other.name}` matches"
+            if equal
+            else f"`{rule.name}` never fires: `{other.name}` precedes it and asks less"
+        )
+        there = span_of_name(other.source, other.span, other.name)
+        notes = (Note(f"`{other.name}` is defined here", there, other.source),)
+        here = span_of_name(rule.source, rule.span, rule.name)
+        yield Diagnostic(code, message, here, rule.source, notes)
+
+
+_COMPARED = 64
+
+
+def _fingerprint(rule: Rule) -> _Fingerprint:
+    numbers: dict[str, int] = {}
+    rows = rule.family.rows if rule.family else ()
+    family = tuple(
+        (
+            _key(row.operator, numbers),
+            tuple(
+                (_number(n, numbers), _key(v, numbers)) for n, v in row.literals.items()
+            ),
+        )
+        for row in rows
+    )
+    bindings = tuple(
+        (_number(b.name, numbers), _key(b.term, numbers)) for b in rule.bindings
+    )
+    guards = frozenset(
+        (_key(g.expr, numbers), _key(tuple(g.patterns.values()), numbers))
+        for g in rule.guards
+    )
+    size = sum(isinstance(t, Apply) for b in rule.bindings for t in terms_in(b.term))
+    benefit = size if rule.benefit is None else rule.benefit
+    return _Fingerprint(rule, (family, bindings), guards, benefit)
+
+
+_NAMED = (Variable, LiteralVariable, Others, Reference, Captured)
+_NAMED_SYNTAX = (
+    nodes.Name,
+    nodes.LiteralName,
+    nodes.Star,
+    nodes.HasType,
+    nodes.IsConst,
+    nodes.Matches,
+)
+
+
+def _key(part: Any, numbers: dict[str, int]) -> Hashable:
+    """A part of a rule as nested tuples, in which names are numbers."""
+    if isinstance(part, tuple):
+        return tuple(_key(item, numbers) for item in part)
+    if isinstance(part, Operator):
+        return tuple(signature.path for signature in part.spellings)
+    if isinstance(part, Slot):
+        return "slot"
+    if isinstance(part, nodes.Call):
+        return part.callee.id, _key(part.args, numbers)
+    if not attrs.has(type(part)) or _is_path(part):
+        return type(part).__name__, repr(part)
+    fields = attrs.fields(type(part))
+    values = [getattr(part, f.name) for f in fields if f.eq]
+    head: Hashable = type(part).__name__
+    if isinstance(part, _NAMED + _NAMED_SYNTAX):
+        name, *values = values
+        head = (head, _number(name, numbers))
+    return (head, *(_key(value, numbers) for value in values))
+
+
+def _is_path(part: Any) -> bool:
+    return isinstance(part, nodes.Name) and "." in part.id
+
+
+def _number(name: str, numbers: dict[str, int]) -> int:
+    return numbers.setdefault(name, len(numbers))

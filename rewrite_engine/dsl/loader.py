@@ -1,0 +1,312 @@
+"""Rule files and what they use, read and checked as one set of rules."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from rewrite_engine.assets import rules_directory
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.catalog import Catalog, default_catalog
+from rewrite_engine.dsl.checked import RuleFile
+from rewrite_engine.dsl.definitions import check_definition
+from rewrite_engine.dsl.operators import Operators
+from rewrite_engine.dsl.parser import parse
+from rewrite_engine.dsl.resolver import check_name, resolve_rule
+from rewrite_engine.dsl.scanner import MAX_FILE_BYTES
+from rewrite_engine.dsl.scopes import (
+    Definition,
+    Findings,
+    Scope,
+    did_you_mean,
+    span_of_name,
+)
+from rewrite_engine.dsl.test_blocks import resolve_test
+from rewrite_engine.dsl.validator import MAX_RULES, validate_rules
+from rewrite_engine.dsl.walk import is_deeper
+from rewrite_engine.errors import Diagnostic, RuleError
+from rewrite_engine.source import Source, Span
+
+PRELUDE: Final = "prelude.rules"
+"""The shipped file whose operators and patterns every file has in scope."""
+
+# A path of plain names: no root, no drive, no `..`, nothing a shell would expand.
+_USABLE: Final = re.compile(
+    r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,8}[A-Za-z0-9_-]+\.rules"
+)
+_MAX_PATH: Final = 255
+
+_MAX_LEVELS: Final = 100
+
+
+def load_file(path: str | Path, catalog: Catalog | None = None) -> RuleFile:
+    """The rules and tests of a file and of the files it uses.
+
+    Raises RuleError with every fault of all of them, OSError if the file itself cannot
+    be read. `catalog` holds the operators that may be named, by default torch's own.
+    """
+    return _raise_or_return(*_load(_read(Path(path)), Path(path), catalog))
+
+
+def load_text(
+    text: str, name: str = "<text>", catalog: Catalog | None = None
+) -> RuleFile:
+    """The rules and tests of a text, which may use shipped files only.
+
+    Raises RuleError with every fault; `name` is what positions are reported under.
+    """
+    return _raise_or_return(*_load(Source(name, text), None, catalog))
+
+
+def check_file(
+    path: str | Path, catalog: Catalog | None = None
+) -> tuple[Diagnostic, ...]:
+    """Every finding about a file and those it uses, warnings included."""
+    try:
+        source = _read(Path(path))
+    except RuleError as error:
+        return error.diagnostics
+    return _load(source, Path(path), catalog)[1]
+
+
+def check_text(
+    text: str, name: str = "<text>", catalog: Catalog | None = None
+) -> tuple[Diagnostic, ...]:
+    """Every finding about a text and the files it uses, warnings included."""
+    return _load(Source(name, text), None, catalog)[1]
+
+
+def _raise_or_return(file: RuleFile, found: tuple[Diagnostic, ...]) -> RuleFile:
+    errors = [diagnostic for diagnostic in found if diagnostic.is_error]
+    if errors:
+        raise RuleError(errors)
+    return file
+
+
+def _load(
+    source: Source, path: Path | None, catalog: Catalog | None
+) -> tuple[RuleFile, tuple[Diagnostic, ...]]:
+    session = _Session(catalog or default_catalog())
+    return session.resolve(session.open(source, path)), session.findings.sorted()
+
+
+@attrs.frozen(eq=False)
+class _Unit:
+    """One file, opened: what it defines or imports, and its tests.
+
+    `folder` is where the files it uses are looked up; a text has none.
+    """
+
+    scope: Scope
+    folder: Path | None
+    tests: list[tuple[nodes.TestDef, Scope]] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class _Session:
+    """One load: every file is opened once, and all findings are gathered."""
+
+    catalog: Catalog
+    findings: Findings = attrs.field(factory=Findings)
+    operators: Operators = attrs.field(factory=Operators)
+    _units: dict[str, _Unit] = attrs.field(factory=dict)
+    _opening: list[str] = attrs.field(factory=list)
+
+    def open(self, source: Source, path: Path | None) -> _Unit:
+        """Parse a file and those it uses, and check its definitions."""
+        real = os.path.realpath(path) if path else ""
+        is_prelude = real == _prelude_path()
+        enclosing = None if is_prelude else _prelude(self.catalog)
+        scope = Scope(source, self.catalog, self.findings, enclosing)
+        unit = _Unit(scope, path.parent if path else None)
+        self.findings.register(source)
+        self._opening.append(real)
+        for item in _items(scope):
+            self._add(item, unit)
+        self._opening.pop()
+        self._units[real] = unit
+        for definition in scope.definitions.values():
+            if definition.scope is scope:
+                check_definition(definition, self.operators)
+        return unit
+
+    def resolve(self, unit: _Unit) -> RuleFile:
+        """The rules and tests of a unit, checked."""
+        definitions = tuple(unit.scope.rules.values())
+        if len(definitions) > MAX_RULES:
+            message = f"more than {MAX_RULES:,} rules are loaded together"
+            unit.scope.report("E508", message, definitions[MAX_RULES].name_span)
+            return RuleFile(())
+        found = (resolve_rule(each, self.operators) for each in definitions)
+        rules = tuple(rule for rule in found if rule is not None)
+        tests = tuple(
+            resolve_test(test, scope, self.operators) for test, scope in unit.tests
+        )
+        if not any(found.is_error for found in self.findings.sorted()):
+            for diagnostic in validate_rules(rules):
+                self.findings.add(diagnostic)
+        return RuleFile(rules, tests)
+
+    def _add(self, item: nodes.Item, unit: _Unit) -> None:
+        scope = unit.scope
+        match item:
+            case nodes.Use():
+                self._use(item, unit)
+            case nodes.UseHooks(module):
+                message = f"`{module}`: hooks cannot be called yet"
+                scope.report("E901", message, item.span)
+            case nodes.PipelineDef(name):
+                message = f"`{name}`: pipelines cannot be run yet"
+                scope.report("E901", message, item.span)
+            case nodes.TestDef():
+                unit.tests.append((item, scope))
+            case _:
+                definition = Definition(item, scope)
+                check_name(scope, definition.name, definition.name_span)
+                scope.define(definition)
+
+    # --- used files ---
+
+    def _use(self, use: nodes.Use, unit: _Unit) -> None:
+        path = _locate(use, unit)
+        if path is None:
+            return
+        real = os.path.realpath(path)
+        if real == _prelude_path():
+            _check_names(use, unit.scope, _prelude(self.catalog))
+        elif real in self._opening:
+            message = f"`{use.path}` uses this file, directly or through others"
+            unit.scope.report("E211", message, use.span)
+        else:
+            used = self._units.get(real) or self._read_used(use, path, unit)
+            if used is not None:
+                _import(use, used, unit)
+
+    def _read_used(self, use: nodes.Use, path: Path, unit: _Unit) -> _Unit | None:
+        try:
+            source = _read(path)
+        except RuleError as error:
+            for diagnostic in error.diagnostics:
+                self.findings.add(diagnostic)
+        except OSError as error:
+            message = f"`{use.path}` cannot be read: {error.strerror}"
+            unit.scope.report("E210", message, use.span)
+        else:
+            return self.open(source, path)
+        return None
+
+
+def _items(scope: Scope) -> tuple[nodes.Item, ...]:
+    """The items of a file that are fit for visitors that recurse."""
+    try:
+        items = parse(scope.source).items
+    except RuleError as error:
+        for diagnostic in error.diagnostics:
+            scope.findings.add(diagnostic)
+        return ()
+    fit = tuple(item for item in items if not is_deeper(item, _MAX_LEVELS))
+    for item in items if len(fit) < len(items) else ():
+        if is_deeper(item, _MAX_LEVELS):
+            message = "an expression in here is nested too deep"
+            hint = "give parts of it names, `y = …`"
+            scope.report("E105", message, item.span, hint=hint)
+    return fit
+
+
+def _import(use: nodes.Use, used: _Unit, unit: _Unit) -> None:
+    """Make what a `use` asks for visible: all, or the names it lists."""
+    if not _check_names(use, unit.scope, used.scope):
+        return
+    wanted = frozenset(use.names)
+    for definition in (*used.scope.definitions.values(), *used.scope.rules.values()):
+        if not wanted or definition.name in wanted:
+            unit.scope.define(definition, use.span)
+    known = {id(test) for test, _ in unit.tests}
+    for test, scope in used.tests:
+        if id(test) not in known and _is_wanted(test, wanted):
+            unit.tests.append((test, scope))
+
+
+def _is_wanted(test: nodes.TestDef, wanted: frozenset[str]) -> bool:
+    """Whether a test is about the rules asked for."""
+    expected = (e for e in test.expect if not isinstance(e, nodes.ExpectEqual))
+    return not wanted or any(e.rule in wanted for e in expected)
+
+
+def _check_names(use: nodes.Use, scope: Scope, used: Scope) -> bool:
+    known = {*used.definitions, *used.rules}
+    unknown = [name for name in use.names if name not in known]
+    for name in unknown:
+        message = f"`{use.path}` defines no `{name}`"
+        span = span_of_name(scope.source, use.span, name)
+        scope.report("E210", message, span, hint=did_you_mean(name, known))
+    return not unknown
+
+
+# --- paths and texts ---
+
+
+@functools.cache
+def _prelude_path() -> str:
+    return os.path.realpath(rules_directory() / PRELUDE)
+
+
+@functools.lru_cache(maxsize=4)
+def _prelude(catalog: Catalog) -> Scope:
+    source = _read(Path(_prelude_path()))
+    scope = Scope(attrs.evolve(source, name=PRELUDE), catalog, Findings())
+    for item in _items(scope):
+        if isinstance(item, nodes.OpDef | nodes.PatternDef | nodes.FamilyDef):
+            scope.define(Definition(item, scope))
+    return scope
+
+
+def _locate(use: nodes.Use, unit: _Unit) -> Path | None:
+    """The file that a `use` names: beside the using file, else a shipped one."""
+    scope = unit.scope
+    if len(use.path) > _MAX_PATH or not _USABLE.fullmatch(use.path):
+        message = "a used file is named by a plain relative path that ends in `.rules`"
+        hint = "neither `..` nor an absolute path leads anywhere"
+        scope.report("E210", message, use.span, hint=hint)
+        return None
+    folders = [unit.folder] if unit.folder is not None else []
+    for folder in (*folders, rules_directory()):
+        path = folder / use.path
+        if not path.is_file():
+            continue
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            return path
+        message = f"`{use.path}` is a link that leads out of its folder"
+        scope.report("E210", message, use.span)
+        return None
+    shipped = (path.name for path in rules_directory().glob("*.rules"))
+    scope.report(
+        "E210",
+        f"there is no file `{use.path}`",
+        use.span,
+        hint=did_you_mean(use.path, shipped),
+    )
+    return None
+
+
+def _read(path: Path) -> Source:
+    """The text of a file. Raises RuleError if it is too large or no UTF-8."""
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    empty = Source(str(path), "")
+    if len(data) > MAX_FILE_BYTES:
+        message = f"a rule file holds at most {MAX_FILE_BYTES:,} bytes"
+        raise RuleError([Diagnostic("E104", message, Span(0, 0), empty)])
+    try:
+        return Source(str(path), data.decode())
+    except UnicodeDecodeError as error:
+        shown = Source(str(path), data.decode(errors="replace"))
+        start = len(data[: error.start].decode())
+        message = "the text is not UTF-8"
+        place = Span(start, start + 1)
+        raise RuleError([Diagnostic("E108", message, place, shown)]) from None

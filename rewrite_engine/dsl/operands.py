@@ -1,0 +1,84 @@
+"""Whether the terms of a left side fit the operators and patterns they are given to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rewrite_engine.dsl import calls, nodes
+from rewrite_engine.dsl.checked import (
+    Apply,
+    Captured,
+    Literal,
+    LiteralVariable,
+    Operand,
+    Operator,
+    Reference,
+    Term,
+    Variable,
+)
+from rewrite_engine.dsl.scopes import Definition, Scope
+from rewrite_engine.source import Span
+
+
+def kind_of(term: Term) -> calls.OperandKind:
+    """What a term can match: a graph value, a literal, or either."""
+    match term:
+        case Literal(None):
+            return "none"
+        case Literal() | LiteralVariable():
+            return "literal"
+        case Variable() | Reference() | Apply() | Captured():
+            return "value"
+    return "any"
+
+
+def check_kinds(
+    scope: Scope,
+    rows: Sequence[Operator],
+    operands: tuple[Operand, ...],
+    call: nodes.Call,
+) -> None:
+    """Report operands of a kind that the operator's schema does not take."""
+    exprs = [*call.args, *(keyword.value for keyword in call.keywords)]
+    for operand, expr in zip(operands, exprs, strict=True):
+        calls.check_kind(scope, rows, operand.key, kind_of(operand.value), expr.span)
+
+
+def check_arguments(
+    scope: Scope, definition: Definition, call: nodes.Call, arguments: list[Term]
+) -> bool:
+    """Report what keeps a pattern from being expanded for a call; whether it can be."""
+    item = definition.item
+    assert isinstance(item, nodes.PatternDef)
+    notes = (definition.note("defined here"),)
+    if call.keywords or call.rest is not None:
+        message = f"the pattern `{item.name}` takes positional operands only"
+        scope.report("E302", message, call.span, notes=notes)
+        return False
+    missing = len(item.parameters) - len(arguments)
+    if missing != 0:
+        code = "E303" if missing > 0 else "E301"
+        wanted, given = len(item.parameters), len(arguments)
+        message = f"the pattern `{item.name}` takes {wanted} operands, not {given}"
+        scope.report(code, message, call.span, notes=notes)
+        return False
+    for parameter, argument, expr in zip(
+        item.parameters, arguments, call.args, strict=True
+    ):
+        _check_argument(scope, parameter, argument, expr.span)
+    return True
+
+
+def _check_argument(
+    scope: Scope,
+    parameter: nodes.Name | nodes.LiteralName,
+    argument: Term,
+    span: Span,
+) -> None:
+    kind = kind_of(argument)
+    if isinstance(parameter, nodes.Name) and kind in ("literal", "none"):
+        message = f"`{parameter.id}` stands for a graph value, and this is a literal"
+        scope.report("E401", message, span)
+    elif isinstance(parameter, nodes.LiteralName) and kind == "value":
+        message = f"`${parameter.id}` stands for a literal, and this is a graph value"
+        scope.report("E402", message, span)

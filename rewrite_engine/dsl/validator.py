@@ -1,0 +1,152 @@
+"""Checks of checked rules that can stand alone: structure, duplicates, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from rewrite_engine.dsl.checked import (
+    Apply,
+    Build,
+    Captured,
+    Choose,
+    Create,
+    Either,
+    MakeList,
+    Others,
+    Reemit,
+    Reference,
+    Rule,
+    Term,
+    Value,
+    Variable,
+)
+from rewrite_engine.dsl.duplicates import duplicates
+from rewrite_engine.dsl.scopes import span_of_name
+from rewrite_engine.dsl.walk import references, terms_in
+from rewrite_engine.errors import Diagnostic, Note
+from rewrite_engine.source import Span
+
+MAX_BUILDS: Final = 256
+"""Operators of one right side."""
+
+MAX_RULES: Final = 10_000
+"""Rules that one load makes available."""
+
+
+def validate_rule(rule: Rule, *, check_left: bool = True) -> Iterator[Diagnostic]:
+    """Faults in the structure of one rule.
+
+    `check_left` is off where terms are missing because they were wrong.
+    """
+    yield from _unreplaced_roots(rule)
+    yield from _too_large(rule)
+    if check_left:
+        yield from _empty_left(rule)
+        yield from _disconnected_roots(rule)
+
+
+def validate_rules(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
+    """Faults in the rules of one load taken together; each of them is right."""
+    yield from duplicates(rules)
+
+
+def _name_span(rule: Rule) -> Span:
+    return span_of_name(rule.source, rule.span, rule.name)
+
+
+def _unreplaced_roots(rule: Rule) -> Iterator[Diagnostic]:
+    replaced = {create.name for create in rule.creates if create.replaces}
+    for binding in rule.bindings:
+        name = binding.name
+        if name in rule.roots and name not in replaced | rule.erase:
+            message = f"the right side does not say what `{name}` becomes"
+            hint = f"write `{name}' = …`"
+            notes = (Note("no other statement contains it, so its users need one"),)
+            yield Diagnostic("E501", message, binding.span, rule.source, notes, hint)
+
+
+def _too_large(rule: Rule) -> Iterator[Diagnostic]:
+    if sum(map(_builds, rule.creates)) > MAX_BUILDS:
+        message = f"this right side has more than {MAX_BUILDS} operators"
+        yield Diagnostic("E507", message, _name_span(rule), rule.source)
+
+
+def _builds(create: Create) -> int:
+    pending: list[Value] = [create.value]
+    count = 0
+    while pending:
+        value = pending.pop()
+        count += isinstance(value, Build | Reemit)
+        pending.extend(_parts(value))
+    return count
+
+
+def _parts(value: Value) -> tuple[Value, ...]:
+    match value:
+        case Build(_, arguments):
+            return tuple(argument.value for argument in arguments)
+        case MakeList(items) | Reemit(_, items):
+            return items
+        case Choose(_, then, otherwise):
+            return then, otherwise
+    return ()
+
+
+def _empty_left(rule: Rule) -> Iterator[Diagnostic]:
+    if not rule.bindings:
+        message = f"the left side of `{rule.name}` matches nothing"
+        yield Diagnostic("E502", message, _name_span(rule), rule.source)
+    for binding in rule.bindings:
+        if not any(isinstance(t, Apply | Reference) for t in terms_in(binding.term)):
+            message = f"`{binding.name}` matches no call"
+            yield Diagnostic("E502", message, binding.span, rule.source)
+        elif binding.name in rule.roots and not _is_anchored(binding.term):
+            message = f"every call of `{binding.name}` may be absent"
+            notes = (Note("then there is no node that could be replaced"),)
+            yield Diagnostic("E502", message, binding.span, rule.source, notes)
+
+
+def _is_anchored(term: Term) -> bool:
+    """Whether a term matches a call of its own in every case."""
+    match term:
+        case Apply(optional=False) | Reference():
+            return True
+        case Apply(_, operands):
+            return any(o.key == 0 and _is_anchored(o.value) for o in operands)
+        case Either(options):
+            return all(map(_is_anchored, options))
+        case Captured(_, value):
+            return _is_anchored(value)
+    return False
+
+
+def _disconnected_roots(rule: Rule) -> Iterator[Diagnostic]:
+    reach = _reach(rule)
+    known = reach[rule.roots[0]] if rule.roots else frozenset()
+    spans = {binding.name: binding.span for binding in rule.bindings}
+    for root in rule.roots[1:]:
+        if not reach[root] & known:
+            message = f"`{root}` shares no node with the statements before it"
+            hint = "make two rules, or name a node that both contain"
+            yield Diagnostic("E503", message, spans[root], rule.source, hint=hint)
+        known |= reach[root]
+
+
+def _reach(rule: Rule) -> Mapping[str, frozenset[str]]:
+    """The graph values that each root contains, directly or in what it refers to."""
+    terms = {binding.name: binding.term for binding in rule.bindings}
+    found: dict[str, frozenset[str]] = {}
+    for root in rule.roots:
+        seen, pending = {root}, [root]
+        while pending:
+            term = terms[pending.pop()]
+            fresh = references(term) - seen
+            seen |= fresh | _values(term)
+            pending.extend(fresh)
+        found[root] = frozenset(seen)
+    return found
+
+
+def _values(term: Term) -> set[str]:
+    return {t.name for t in terms_in(term) if isinstance(t, Variable | Others)}

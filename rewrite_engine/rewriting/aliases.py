@@ -1,0 +1,250 @@
+"""Which values of a graph may share storage, and which nodes write it.
+
+Values are grouped with a union-find: two values are in one class if a chain of nodes
+that return their operands or views of them, or a common parameter, connects them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+from functools import reduce
+from itertools import chain
+
+import attrs
+import torch
+from torch import fx, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from rewrite_engine.rewriting.effects import PURE, Effect, effect_of, owned_module
+
+
+@attrs.define
+class AliasIndex:
+    """The storage classes of a graph, and the nodes that write each of them.
+
+    Build it with `of`. It follows the graph through `add` and `discard`; a class is
+    never split, so after a discard it may say "same storage" needlessly, never the
+    opposite. A node that moves must be discarded before and added after the move.
+    """
+
+    _module: nn.Module | None
+    _state: Mapping[str, torch.Tensor]
+    # The parent of each member that is not the root of its class; members are nodes
+    # and keys of storages.
+    _parents: dict[Hashable, Hashable] = attrs.field(factory=dict, init=False)
+    # The writers of the class of each root, in graph order.
+    _writers: dict[Hashable, list[fx.Node]] = attrs.field(factory=dict, init=False)
+    # The nodes that may write anything, and those that must stay in order.
+    _clobbers: list[fx.Node] = attrs.field(factory=list, init=False)
+    _effectful: list[fx.Node] = attrs.field(factory=list, init=False)
+    # The nodes in these lists.
+    _listed: set[fx.Node] = attrs.field(factory=set, init=False)
+
+    @classmethod
+    def of(
+        cls,
+        graph: fx.Graph,
+        module: nn.Module | None,
+        state: Mapping[str, torch.Tensor] | None = None,
+    ) -> AliasIndex:
+        """The index of `graph`, in time linear in its nodes.
+
+        `module` owns the graph's attributes and submodules. `state` gives the tensors
+        of placeholders that stand for lifted parameters and buffers, by node name.
+        """
+        index = cls(module, state if state is not None else {})
+        for node in graph.nodes:
+            index.add(node)
+        return index
+
+    def add(self, node: fx.Node) -> None:
+        """Take up a node that is in the graph, at the place where it is now."""
+        effect = effect_of(node, self._module)
+        for key in self._storages_of(node, effect):
+            self._union(node, key)
+        if effect is PURE:
+            return
+        for operand in effect.aliases:
+            self._union(node, operand)
+        for root in self._written_roots(node, effect):
+            writers = self._writers.setdefault(root, [])
+            if node not in writers[-1:]:
+                insort(writers, node)
+        if effect.clobbers:
+            insort(self._clobbers, node)
+        if effect.effectful:
+            insort(self._effectful, node)
+            self._listed.add(node)
+
+    def discard(self, node: fx.Node) -> None:
+        """Forget what `node`, which has left the graph, wrote; harmless if unknown."""
+        if node not in self._listed:
+            return
+        self._listed.remove(node)
+        for nodes in (self._clobbers, self._effectful, *self._writers.values()):
+            if node in nodes:
+                nodes.remove(node)
+
+    def effect(self, node: fx.Node) -> Effect:
+        """What running `node` does."""
+        return effect_of(node, self._module)
+
+    def same_storage(self, a: fx.Node, b: fx.Node) -> bool:
+        """Whether two values may share storage."""
+        return a is b or self._find(a) == self._find(b)
+
+    def writes_between(
+        self,
+        values: Iterable[fx.Node],
+        start: fx.Node,
+        end: fx.Node,
+        ignoring: Container[fx.Node] = (),
+    ) -> fx.Node | None:
+        """The first node strictly between that may write storage `values` read.
+
+        A `call_module` node among `values` also stands for its module's tensors.
+        """
+        if not self._effectful:
+            return None
+        found = (
+            _first_between(nodes, start, end, ignoring)
+            for nodes in self._writers_of(values)
+        )
+        return min((node for node in found if node is not None), default=None)
+
+    def written(
+        self, value: fx.Node, ignoring: Container[fx.Node] = ()
+    ) -> fx.Node | None:
+        """The first node anywhere that may write the storage of `value`."""
+        if not self._effectful:
+            return None
+        writers = chain.from_iterable(self._writers_of((value,)))
+        return min((node for node in writers if node not in ignoring), default=None)
+
+    def reads_between(
+        self,
+        values: Iterable[fx.Node],
+        start: fx.Node,
+        end: fx.Node,
+        ignoring: Container[fx.Node] = (),
+    ) -> fx.Node | None:
+        """The first node strictly between that may read storage of `values`.
+
+        Visits every node between: meant for the few values that a moved node writes.
+        """
+        roots = self._roots(values)
+        node = start.next
+        while roots and node is not end:
+            if node not in ignoring:
+                read = self._roots((*node.all_input_nodes, node))
+                if not roots.isdisjoint(read):
+                    return node
+            node = node.next
+        return None
+
+    def effects_between(
+        self, start: fx.Node, end: fx.Node, ignoring: Container[fx.Node] = ()
+    ) -> fx.Node | None:
+        """The first node strictly between that must not be reordered."""
+        return _first_between(self._effectful, start, end, ignoring)
+
+    def _writers_of(self, values: Iterable[fx.Node]) -> list[list[fx.Node]]:
+        if not self._writers:
+            return [self._clobbers]
+        roots = self._roots(values)
+        return [self._clobbers, *(self._writers.get(root, []) for root in roots)]
+
+    def _roots(self, values: Iterable[fx.Node]) -> set[Hashable]:
+        """The classes of values, and of the tensors that called modules own."""
+        roots: set[Hashable] = set()
+        for value in values:
+            roots.add(self._find(value))
+            roots.update(map(self._find, self._module_storages(value)))
+        return roots
+
+    def _written_roots(self, node: fx.Node, effect: Effect) -> set[Hashable]:
+        roots = {self._find(operand) for operand in effect.writes}
+        if effect.own_state:
+            roots.update(map(self._find, self._module_storages(node)))
+        return roots
+
+    def _storages_of(self, node: fx.Node, effect: Effect) -> Iterator[Hashable]:
+        """The storages that existed before the graph ran and that `node` may return."""
+        if node.op == "get_attr":
+            return _attribute_keys(node, self._module)
+        if node.op == "placeholder" and node.name in self._state:
+            return storage_keys(self._state[node.name])
+        if effect.clobbers:
+            return self._module_storages(node)
+        return iter(())
+
+    def _module_storages(self, node: fx.Node) -> Iterator[Hashable]:
+        called = owned_module(node, self._module)
+        if called is None:
+            return iter(())
+        tensors = chain(called.parameters(), called.buffers())
+        return chain.from_iterable(map(storage_keys, tensors))
+
+    def _find(self, member: Hashable) -> Hashable:
+        parents = self._parents
+        root = member
+        while (parent := parents.get(root)) is not None:
+            root = parent
+        while member != root:
+            parents[member], member = root, parents[member]
+        return root
+
+    def _union(self, a: Hashable, b: Hashable) -> None:
+        child, root = self._find(a), self._find(b)
+        if child == root:
+            return
+        self._parents[child] = root
+        writers = self._writers.pop(child, None)
+        if writers is not None:
+            both = {*writers, *self._writers.get(root, ())}
+            self._writers[root] = sorted(both)
+
+
+def storage_keys(tensor: torch.Tensor) -> Iterator[Hashable]:
+    """What identifies the memory of a tensor; several keys for a wrapper subclass.
+
+    A storage with memory is its address, one without (meta, fake) its own identity.
+    """
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        for name in names:
+            yield from storage_keys(getattr(tensor, name))
+        return
+    try:
+        storage = tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # sparse and opaque layouts
+        yield ("tensor", id(tensor))
+        return
+    yield ("storage", storage.data_ptr() or storage._cdata)
+
+
+def _attribute_keys(node: fx.Node, module: nn.Module | None) -> Iterator[Hashable]:
+    path = str(node.target)
+    try:
+        value = reduce(getattr, path.split("."), module)
+    except AttributeError:
+        yield ("attribute", path)
+        return
+    if isinstance(value, torch.Tensor):
+        yield from storage_keys(value)
+        return
+    yield ("object", id(value))
+
+
+def _first_between(
+    nodes: list[fx.Node], start: fx.Node, end: fx.Node, ignoring: Container[fx.Node]
+) -> fx.Node | None:
+    """The first of `nodes`, which are in graph order, strictly between two nodes."""
+    for position in range(bisect_right(nodes, start), len(nodes)):
+        node = nodes[position]
+        if not node < end:
+            return None
+        if node not in ignoring:
+            return node
+    return None

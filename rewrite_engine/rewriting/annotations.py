@@ -1,0 +1,3 @@
+"""Placeholder until the real one lands."""
+def retarget(nodes, moved, edges):
+    return []

@@ -1,0 +1,350 @@
+"""What one node reads, writes and aliases: a pure function of the node.
+
+Whatever is not known to be harmless is reported as an effect. Two limits: a function
+that is not known is taken to return nothing but its operands' storage or new storage,
+and different inputs of a graph are taken to be different tensors.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Final
+
+import attrs
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import fx, nn
+from torch._ops import OpOverload, OpOverloadPacket
+
+from rewrite_engine.rewriting.known_effects import (
+    ALIASING_METHODS,
+    DROPOUT_CARRIERS,
+    DROPOUTS,
+    FORWARDING_MODULES,
+    GATHERING_CALLABLES,
+    IN_PLACE_OPERATORS,
+    MEMORYLESS_MODULES,
+    METADATA_ATTRIBUTES,
+    NORMALIZATIONS,
+    PURE_CALLABLES,
+    PURE_METHODS,
+    SAMPLING_MODULES,
+)
+from rewrite_engine.rewriting.profiles import (
+    INERT,
+    OUT,
+    Profile,
+    first_operand,
+    functional_profile,
+    overload_profile,
+    packet_profile,
+)
+
+
+@attrs.frozen
+class Effect:
+    """What running a node does besides computing a new value.
+
+    `writes`: operands whose storage is written. `aliases`: operands whose storage the
+    result may share. `clobbers`: may write anything. `random`: draws from the random
+    number stream. `own_state`: writes tensors that the called module owns.
+    `effectful`: must not be dropped, duplicated or reordered.
+    """
+
+    writes: tuple[fx.Node, ...] = ()
+    aliases: tuple[fx.Node, ...] = ()
+    clobbers: bool = False
+    random: bool = False
+    own_state: bool = False
+    effectful: bool = False
+
+
+PURE: Final = Effect()
+"""The effect of a node that only computes a new value."""
+
+_Rule = Callable[[fx.Node], Effect]
+
+
+def effect_of(node: fx.Node, module: nn.Module | None = None) -> Effect:
+    """The effect of `node`; `module` resolves the targets of `call_module` nodes."""
+    if node.op == "call_function":
+        # Hashing an operator overload runs Python code; hashing its address does not.
+        known = _RULES.get(id(node.target))
+        return known[1](node) if known is not None else _learn(node)(node)
+    if node.op == "call_method":
+        return _method_rule(str(node.target))(node)
+    if node.op == "call_module":
+        return _module_effect(node, module)
+    return PURE
+
+
+def is_fresh(node: fx.Node, module: nn.Module | None = None) -> bool:
+    """Whether the result is new storage, which no earlier value shares."""
+    computes = node.op in ("call_function", "call_method", "call_module")
+    return computes and not effect_of(node, module).aliases
+
+
+def owned_module(node: fx.Node, module: nn.Module | None) -> nn.Module | None:
+    """The module that a `call_module` node calls; None when there is none."""
+    if module is None or node.op != "call_module":
+        return None
+    try:
+        return module.get_submodule(str(node.target))
+    except AttributeError:
+        return None
+
+
+def _pure(node: fx.Node) -> Effect:
+    return PURE
+
+
+def _clobber(node: fx.Node) -> Effect:
+    return Effect(aliases=tuple(node.all_input_nodes), clobbers=True, effectful=True)
+
+
+def _gather(node: fx.Node) -> Effect:
+    return Effect(aliases=tuple(node.all_input_nodes))
+
+
+def _profile_rule(profile: Profile) -> _Rule:
+    if profile == INERT:
+        return _pure
+
+    def rule(node: fx.Node) -> Effect:
+        touches = [touch for touch in profile.touches if touch.applies(node)]
+        writes = _operands(node, (t.slot.argument(node) for t in touches if t.writes))
+        aliases = _operands(node, (t.slot.argument(node) for t in touches if t.aliases))
+        if profile.gathers:
+            aliases = tuple(node.all_input_nodes)
+        draws = profile.is_random(node)
+        effectful = profile.effectful or draws or bool(writes)
+        return Effect(writes, aliases, random=draws, effectful=effectful)
+
+    return rule
+
+
+def _operands(node: fx.Node, arguments: Iterable[Any]) -> tuple[fx.Node, ...]:
+    """The nodes inside arguments of `node`, each once."""
+    found: dict[fx.Node, None] = {}
+    fx.map_arg(tuple(arguments), lambda operand: found.setdefault(operand))
+    return tuple(found)
+
+
+def _attribute(node: fx.Node) -> Effect:
+    name = node.args[1] if len(node.args) > 1 else None
+    return PURE if name in METADATA_ATTRIBUTES else _gather(node)
+
+
+def _store(node: fx.Node) -> Effect:
+    """`setitem`: a tensor copies the value, any other container keeps it."""
+    container, *_, value = node.args
+    held = [] if _is_tensor(container) else [container, value]
+    writes, aliases = _operands(node, [container]), _operands(node, held)
+    return Effect(writes, aliases, effectful=True)
+
+
+def _is_tensor(operand: Any) -> bool:
+    return isinstance(operand, fx.Node) and (
+        isinstance(operand.meta.get("val"), torch.Tensor)
+        or hasattr(operand.meta.get("tensor_meta"), "memory_format")
+    )
+
+
+def _concatenating(rule: _Rule) -> _Rule:
+    """The rule of a sum, whose result holds the operands when they are lists."""
+
+    def either(node: fx.Node) -> Effect:
+        effect = rule(node)
+        if not any(isinstance(argument, list | tuple) for argument in node.args):
+            return effect
+        return attrs.evolve(effect, aliases=tuple(node.all_input_nodes))
+
+    return either
+
+
+def _learn(node: fx.Node) -> _Rule:
+    """The rule of a function met for the first time, remembered if it is torch's."""
+    target = node.target
+    if isinstance(target, OpOverload):
+        profile: Profile | None = overload_profile(target)
+    elif isinstance(target, OpOverloadPacket):
+        if not str(target).startswith("aten."):
+            return _clobber
+        profile = packet_profile(target.__name__)
+    elif isinstance(target, BuiltinFunctionType) and id(target) in _TORCH_FUNCTIONS:
+        profile = _bound_profile(target.__name__)
+    elif isinstance(target, FunctionType) and id(target) in _TORCH_FUNCTIONS:
+        profile = functional_profile(target, _TORCH_FUNCTIONS[id(target)])
+    else:
+        return _clobber
+    if profile is None:
+        return _clobber
+    rule = _profile_rule(_with_impurity(profile, node))
+    _RULES[id(target)] = (target, rule)
+    return rule
+
+
+def _with_impurity(profile: Profile, node: fx.Node) -> Profile:
+    """The profile, effectful too if torch says so for a reason no schema gives."""
+    if any(touch.writes for touch in profile.touches) or profile.draws:
+        return profile
+    if not node.is_impure(impure_random=False):
+        return profile
+    return attrs.evolve(profile, effectful=True)
+
+
+def _bound_profile(name: str) -> Profile | None:
+    """The profile of a Python binding of the operators `aten.<name>`."""
+    profile = packet_profile(name)
+    if profile is None:
+        return None
+    if name.endswith("_"):
+        profile |= Profile((first_operand(writes=True, aliases=True),))
+    # Not every operator takes `out`, but a call that passes it writes it.
+    return profile | Profile((OUT,))
+
+
+def _method_rule(name: str) -> _Rule:
+    rule = _METHODS.get(name)
+    if rule is None:
+        rule = _METHODS.setdefault(name, _new_method_rule(name))
+    return rule
+
+
+def _new_method_rule(name: str) -> _Rule:
+    if name in PURE_METHODS:
+        return _pure
+    if name in ALIASING_METHODS:
+        return _gather
+    # A name that tensors lack belongs to an object nothing is known about.
+    profile = _bound_profile(name) if hasattr(torch.Tensor, name) else None
+    return _clobber if profile is None else _profile_rule(profile)
+
+
+def _module_effect(node: fx.Node, module: nn.Module | None) -> Effect:
+    called = owned_module(node, module)
+    if called is None:
+        return _clobber(node)
+    if _is_input_guard(called):
+        return PURE
+    # Exact classes only: a subclass or a parametrized module runs other code.
+    rule = _MODULES.get(type(called))
+    if rule is None or _is_customized(called):
+        return _clobber(node)
+    return rule(node, called)
+
+
+def _is_input_guard(called: nn.Module) -> bool:
+    """Whether this is the check of input shapes that torch.export puts in front."""
+    kind = type(called)
+    return kind.__name__ == "GuardsFn" and kind.__module__.startswith("torch.export.")
+
+
+def _is_customized(called: nn.Module) -> bool:
+    return bool(
+        called._forward_hooks
+        or called._forward_pre_hooks
+        or called._backward_hooks
+        or called._backward_pre_hooks
+        or "forward" in vars(called)
+    )
+
+
+def _memoryless(node: fx.Node, called: nn.Module) -> Effect:
+    if getattr(called, "max_norm", None) is not None:
+        return Effect(own_state=True, effectful=True)
+    if not getattr(called, "inplace", False):
+        return PURE
+    inputs = tuple(node.all_input_nodes)
+    return Effect(writes=inputs, aliases=inputs, effectful=True)
+
+
+def _normalizing(node: fx.Node, called: Any) -> Effect:
+    updates = called.training or not called.track_running_stats
+    if called.running_mean is None or not updates:
+        return PURE
+    return Effect(own_state=True, effectful=True)
+
+
+def _dropping(node: fx.Node, called: Any) -> Effect:
+    inputs = tuple(node.all_input_nodes)
+    writes = inputs if called.inplace else ()
+    random = called.training
+    return Effect(writes, inputs, random=random, effectful=bool(writes) or random)
+
+
+def _carrying(node: fx.Node, called: Any) -> Effect:
+    random = called.training and called.dropout > 0
+    return Effect(aliases=tuple(node.all_input_nodes), random=random, effectful=random)
+
+
+def _forwarding(node: fx.Node, called: nn.Module) -> Effect:
+    return _gather(node)
+
+
+def _sampling(node: fx.Node, called: nn.Module) -> Effect:
+    return Effect(random=True, effectful=True)
+
+
+_MODULES: Final[dict[type, Callable[[fx.Node, Any], Effect]]] = {
+    **dict.fromkeys(MEMORYLESS_MODULES, _memoryless),
+    **dict.fromkeys(NORMALIZATIONS, _normalizing),
+    **dict.fromkeys(DROPOUTS, _dropping),
+    **dict.fromkeys(DROPOUT_CARRIERS, _carrying),
+    **dict.fromkeys(FORWARDING_MODULES, _forwarding),
+    **dict.fromkeys(SAMPLING_MODULES, _sampling),
+}
+
+_METHODS: Final[dict[str, _Rule]] = {}
+
+
+def _torch_functions() -> dict[int, str]:
+    """The names of torch's own functions, by address; they live as long as torch."""
+    spaces = (
+        torch,
+        torch.functional,
+        F,
+        torch._C._nn,
+        torch._C._fft,
+        torch._C._linalg,
+        torch._C._special,
+    )
+    return {
+        id(function): name
+        for space in spaces
+        for name, function in vars(space).items()
+        if isinstance(function, BuiltinFunctionType)
+        or getattr(function, "__module__", None)
+        in ("torch.functional", F.__name__, "torch._jit_internal")
+    }
+
+
+_TORCH_FUNCTIONS: Final = _torch_functions()
+
+
+def _python_rules() -> dict[int, tuple[object, _Rule]]:
+    """The rules of callables that have no schema."""
+    reads_first = _profile_rule(Profile((first_operand(writes=False, aliases=True),)))
+    writes_first = _profile_rule(Profile((first_operand(writes=True, aliases=False),)))
+    updates = _profile_rule(Profile((first_operand(writes=True, aliases=True),)))
+    effectful = _profile_rule(Profile(effectful=True))
+    rules: dict[Any, _Rule] = {
+        **dict.fromkeys(PURE_CALLABLES, _pure),
+        **dict.fromkeys(GATHERING_CALLABLES, _gather),
+        **dict.fromkeys(IN_PLACE_OPERATORS, updates),
+        operator.add: _concatenating(_pure),
+        operator.iadd: _concatenating(updates),
+        operator.getitem: reads_first,
+        operator.pos: reads_first,
+        operator.delitem: writes_first,
+        operator.setitem: _store,
+        getattr: _attribute,
+        torch._assert: effectful,
+    }
+    return {id(function): (function, rule) for function, rule in rules.items()}
+
+
+# By address, with the function itself, which keeps the address taken.
+_RULES: Final[dict[int, tuple[object, _Rule]]] = _python_rules()

@@ -1,0 +1,349 @@
+"""Storage classes and writers of whole graphs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, fx, nn
+
+from rewrite_engine.rewriting.aliases import AliasIndex, storage_keys
+
+aten = torch.ops.aten
+
+
+class Traced:
+    """A traced function or module, its index, and its nodes by name."""
+
+    def __init__(self, root: nn.Module | Callable[..., Any]) -> None:
+        self.module = fx.symbolic_trace(root)
+        self.index = AliasIndex.of(self.module.graph, self.module)
+
+    def __getitem__(self, name: str) -> fx.Node:
+        return next(node for node in self.module.graph.nodes if node.name == name)
+
+    def same(self, a: str, b: str) -> bool:
+        return self.index.same_storage(self[a], self[b])
+
+    def write(self, value: str, start: str, end: str, *ignoring: str) -> str | None:
+        skipped = [self[name] for name in ignoring]
+        values = (self[value],)
+        found = self.index.writes_between(values, self[start], self[end], skipped)
+        return None if found is None else found.name
+
+
+def test_graph_without_writes() -> None:
+    traced = Traced(lambda x: (x + 1).relu())
+    assert traced.write("x", "x", "output") is None
+    assert traced.index.written(traced["x"]) is None
+    assert not traced.same("x", "add")
+
+
+def test_write_through_a_view() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        row = y.view(-1)[0]
+        row.mul_(2)
+        return y + x
+
+    traced = Traced(function)
+    assert traced.same("add", "getitem")
+    assert traced.same("add", "mul_")
+    assert not traced.same("add", "x")
+    assert traced.write("add", "add", "output") == "mul_"
+    assert traced.write("add", "add", "output", "mul_") is None
+    assert traced.write("x", "x", "output") is None
+
+
+def test_bounds_are_exclusive_and_the_first_write_is_found() -> None:
+    def function(x: Tensor) -> Tensor:
+        a = x.add_(1)
+        b = a.mul_(2)
+        return b.sub_(3)
+
+    traced = Traced(function)
+    assert traced.write("x", "x", "output") == "add_"
+    assert traced.write("x", "add_", "output") == "mul_"
+    assert traced.write("x", "add_", "mul_") is None
+    assert traced.write("x", "x", "output", "add_", "mul_") == "sub_"
+    assert traced.index.written(traced["x"]) is traced["add_"]
+
+
+def test_python_operators_write() -> None:
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        z = x + 0
+        z += y
+        z[0] = 1
+        return z
+
+    traced = Traced(function)
+    assert traced.same("add", "iadd")
+    assert traced.write("add", "add", "output") == "iadd"
+    assert traced.write("iadd", "iadd", "output") == "setitem"
+    assert traced.write("y", "y", "output") is None
+
+
+def test_out_argument_is_written() -> None:
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        torch.add(x, 1, out=y)
+        return x * y
+
+    traced = Traced(function)
+    assert traced.write("y", "y", "output") == "add"
+    assert traced.write("x", "x", "output") is None
+
+
+def test_unknown_function_may_write_anything() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        return y * x
+
+    traced = Traced(function)
+    graph = traced.module.graph
+    with graph.inserting_before(traced["mul"]):
+        opaque = graph.call_function(lambda value: value, (traced["x"],))
+    traced.index.add(opaque)
+    assert traced.write("add", "add", "mul") == opaque.name
+    assert traced.index.written(traced["add"]) is opaque
+    assert traced.same("x", opaque.name)
+    traced.index.discard(opaque)
+    assert traced.write("add", "add", "mul") is None
+
+
+class Normalized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.other = nn.BatchNorm1d(2)
+        self.other.running_mean = self.norm.running_mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.norm.running_mean
+        weight = self.norm.weight
+        bias = self.norm.bias
+        y = self.norm(x)
+        return self.other(y) + weight + mean + bias
+
+
+def test_training_norm_writes_its_own_statistics() -> None:
+    traced = Traced(Normalized())
+    assert traced.write("norm_running_mean", "x", "output") == "norm"
+    assert traced.write("norm", "norm", "output") == "other"
+    assert traced.write("x", "x", "output") is None
+
+
+def test_norm_in_evaluation_writes_nothing() -> None:
+    traced = Traced(Normalized().eval())
+    assert traced.write("norm_running_mean", "x", "output") is None
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.register_buffer("row", self.first.weight.detach()[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(x)
+        self.first.weight.mul_(2)
+        return self.second(y) + self.row + self.first.bias
+
+
+def test_attributes_are_one_value_if_they_share_storage() -> None:
+    traced = Traced(Tied())
+    assert traced.same("first_weight", "row")
+    assert not traced.same("first_weight", "first_bias")
+
+
+def test_a_called_module_reads_its_own_tensors() -> None:
+    traced = Traced(Tied())
+    assert traced.write("second", "second", "second_1") == "mul_"
+    assert traced.write("x", "second", "second_1") is None
+
+
+def test_attributes_without_a_module_are_told_apart_by_name() -> None:
+    graph = fx.Graph()
+    a, b, c = (graph.get_attr(name) for name in ("w", "w", "v"))
+    index = AliasIndex.of(graph, None)
+    assert index.same_storage(a, b)
+    assert not index.same_storage(a, c)
+
+
+def test_lifted_state() -> None:
+    graph = fx.Graph()
+    a, b, c = (graph.placeholder(name) for name in ("p_a", "p_b", "c"))
+    shared = torch.ones(2)
+    index = AliasIndex.of(graph, None, {"p_a": shared, "p_b": shared.view(2, 1)})
+    assert index.same_storage(a, b)
+    assert not index.same_storage(a, c)
+
+
+def test_storage_keys() -> None:
+    x = torch.ones(2, 2)
+    meta = torch.ones(2, device="meta")
+    assert set(storage_keys(x)) == set(storage_keys(x[1:]))
+    assert set(storage_keys(meta)) == set(storage_keys(meta[1:]))
+    assert set(storage_keys(meta)) != set(storage_keys(torch.ones(2, device="meta")))
+    assert len(list(storage_keys(x.to_sparse()))) == 1
+
+
+def test_random_effects_keep_their_order() -> None:
+    def function(x: Tensor) -> Tensor:
+        return F.dropout(x + 1) + F.dropout(x)
+
+    traced = Traced(function)
+    first, second = traced["dropout"], traced["dropout_1"]
+    between = traced.index.effects_between
+    assert between(traced["x"], traced["output"]) is first
+    assert between(traced["x"], traced["output"], (first,)) is second
+    assert between(first, second) is None
+
+
+def test_readers_of_a_written_value() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x.view(-1)
+        z = y.relu_()
+        return z + x.sum() + x.new_zeros(1)
+
+    traced = Traced(function)
+    start, end = traced["relu_"], traced["output"]
+    index, relu = traced.index, traced["relu_"]
+    assert index.reads_between((relu,), start, end) is traced["sum_1"]
+    assert index.reads_between((relu,), start, traced["sum_1"]) is None
+    skipped = (traced["sum_1"], traced["new_zeros"], traced["add"])
+    assert index.reads_between((relu,), start, end, skipped) is None
+
+
+def test_nodes_added_and_discarded_by_a_rewrite() -> None:
+    traced = Traced(lambda x: (x + 1).relu().sum())
+    graph = traced.module.graph
+    with graph.inserting_before(traced["sum_1"]):
+        view = graph.call_method("view", (traced["add"], -1))
+        write = graph.call_function(aten.relu_.default, (view,))
+    for node in (view, write):
+        traced.index.add(node)
+    assert traced.write("add", "add", "sum_1") == write.name
+    traced.index.discard(write)
+    assert traced.write("add", "add", "sum_1") is None
+
+
+def test_joining_two_written_classes_keeps_both_writers() -> None:
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        x.add_(1)
+        y.mul_(2)
+        return torch.broadcast_tensors(x, y)[0]
+
+    traced = Traced(function)
+    assert traced.same("x", "y")
+    assert traced.write("x", "add_", "output") == "mul_"
+    assert traced.write("y", "y", "output") == "add_"
+
+
+class Exported(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.linear(x).relu_())
+        z = torch.cond(x.sum() > 0, lambda a: a + 1, lambda a: a - 1, (y,))
+        return z + y.view(-1)[0]
+
+
+def test_exported_program() -> None:
+    program = torch.export.export(Exported(), (torch.randn(3, 4),))
+    state = {
+        name: program.state_dict[target]
+        for name, target in (
+            program.graph_signature.inputs_to_parameters
+            | program.graph_signature.inputs_to_buffers
+        ).items()
+    }
+    nodes = {node.name: node for node in program.graph.nodes}
+    index = AliasIndex.of(program.graph, program.graph_module, state)
+    end = nodes["output"]
+
+    def writer(name: str, start: str, *ignoring: str) -> fx.Node | None:
+        skipped = [nodes[skip] for skip in ignoring]
+        return index.writes_between((nodes[name],), nodes[start], end, skipped)
+
+    assert writer("linear", "linear") is nodes["relu_"]
+    assert writer("linear", "relu_") is nodes["cond"]
+    assert writer("b_norm_running_mean", "x") is nodes["batch_norm"]
+    assert writer("batch_norm", "batch_norm", "cond") is None
+    assert index.same_storage(nodes["batch_norm"], nodes["view"])
+
+
+# --- differential test: what is predicted against what happens ---
+
+Step = Callable[[fx.Graph, random.Random, list[fx.Node]], fx.Node]
+
+
+def _call(target: Any, *literals: Any, operands: int = 1) -> Step:
+    def step(graph: fx.Graph, rng: random.Random, values: list[fx.Node]) -> fx.Node:
+        chosen = tuple(rng.choices(values, k=operands))
+        if target in (aten.cat.default, aten.broadcast_tensors.default):
+            return graph.call_function(target, (list(chosen), *literals))
+        return graph.call_function(target, (*chosen, *literals))
+
+    return step
+
+
+STEPS = [
+    _call(aten.add.Tensor, operands=2),
+    _call(aten.relu.default),
+    _call(aten.clone.default),
+    _call(aten.t.default),
+    _call(aten.view.default, [3, 3]),
+    _call(aten.slice.Tensor, 0, 0, 3),
+    _call(aten.expand.default, [3, 3]),
+    _call(aten.contiguous.default),
+    _call(aten.reshape.default, [3, 3]),
+    _call(aten.to.dtype, torch.float32),
+    _call(aten.type_as.default, operands=2),
+    _call(aten.atleast_2d.default),
+    _call(aten.dropout.default, 0.5, False),
+    _call(aten.sum_to_size.default, [3, 3]),
+    _call(aten._unsafe_view.default, [3, 3]),
+    _call(aten.einsum.default),
+    _call(aten.conj_physical.default),
+    _call(aten.relu_.default),
+    _call(aten.add_.Tensor, operands=2),
+    _call(aten.copy_.default, operands=2),
+    _call(aten.mul_.Scalar, 0.5),
+    _call(aten.fill_.Scalar, 2.0),
+    _call(aten.t_.default),
+]
+
+
+def _transposed(graph: fx.Graph, rng: random.Random, values: list[fx.Node]) -> fx.Node:
+    return graph.call_function(aten.einsum.default, ("ij->ji", [rng.choice(values)]))
+
+
+def _part(graph: fx.Graph, rng: random.Random, values: list[fx.Node]) -> fx.Node:
+    parts = graph.call_function(aten.split.Tensor, (rng.choice(values), 3))
+    return graph.call_function(torch.ops.aten.alias.default, (_first(graph, parts),))
+
+
+def _broadcast(graph: fx.Graph, rng: random.Random, values: list[fx.Node]) -> fx.Node:
+    pair = rng.choices(values, k=2)
+    return _first(graph, graph.call_function(aten.broadcast_tensors.default, (pair,)))
+
+
+def _first(graph: fx.Graph, parts: fx.Node) -> fx.Node:
+    return graph.call_function(_getitem, (parts, 0))
+
+
+def _norm(graph: fx.Graph, rng: random.Random, values: list[fx.Node]) -> fx.Node:
+    mean, variance = (graph.get_attr(name) for name in ("mean", "variance"))
+    operands = (rng.choice(values), None, None, mean, variance)
+    training = rng.random() < 0.5
+    literals = (training, 0.1, 1e-5, False)
+    return graph.call_function(aten.batch_norm.default, (*operands, *literals))

@@ -1,0 +1,181 @@
+"""Whatever goes wrong while rules are applied, the graph is as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from rewrite_engine import RewriteError, engine, load, loads
+from rewrite_engine.graph_text import graph_text
+from rewrite_engine.rewriting import driver
+from rewrite_engine.rewriting.transaction import Transaction
+
+aten = torch.ops.aten
+
+
+class Injected(BaseException):
+    """Not an `Exception`: like KeyboardInterrupt, nothing may swallow it."""
+
+
+def snapshot(gm: fx.GraphModule) -> dict[str, Any]:
+    """Everything that a failed run must leave alone."""
+    graph = gm.graph
+    state = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+    return {
+        "text": graph_text(gm),
+        "code": gm.code,
+        "nodes": [id(node) for node in graph.nodes],
+        "length": len(graph.nodes),
+        "args": [(str(n.args), str(n.kwargs)) for n in graph.nodes],
+        "users": [[user.name for user in node.users] for node in graph.nodes],
+        "meta": [{k: id(v) for k, v in node.meta.items()} for node in graph.nodes],
+        "index": {n.name: len(graph.find_nodes(op=n.op, target=n.target))
+                  for n in graph.nodes if n.op == "call_function"},
+        "state": {n: (id(t), t.data_ptr(), t._version) for n, t in state.items()},
+        "names": sorted(graph._graph_namespace._used_names),
+        "forward": type(gm).forward,
+    }
+
+
+class Countdown:
+    """Lets a function run so many times and then fails, before or after it."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
+            result = function(*args, **kwargs)
+            self.tick()
+            return result
+
+        return wrapped
+
+    def tick(self) -> None:
+        if self.left == 0:
+            raise Injected
+        self.left -= 1
+
+
+STEPS: list[tuple[Any, str]] = [
+    (Transaction, "create"),
+    (Transaction, "replace_uses"),
+    (Transaction, "detach"),
+    (Transaction, "erase_detached"),
+    (driver, "retarget"),
+    (driver, "describe"),
+    (fx.GraphModule, "recompile"),
+]
+
+
+def conv_bn() -> fx.GraphModule:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 1, bias=False),
+        torch.nn.BatchNorm2d(4),
+    )
+    program = torch.export.export(model.train(), (torch.randn(2, 3, 8, 8),))
+    return program.module()
+
+
+def folding() -> fx.GraphModule:
+    graph = fx.Graph()
+    x, w = graph.placeholder("x"), graph.get_attr("w")
+    scaled = graph.call_function(aten.mul.Tensor, (w, 2.0))
+    graph.output(graph.call_function(aten.mul.Tensor, (x, scaled)))
+    root = torch.nn.Module()
+    root.w = torch.nn.Parameter(torch.arange(3.0))
+    return fx.GraphModule(root, graph)
+
+
+FOLD = """
+rule fold_scale {
+  z = mul(w, $k)  where w is const
+=>
+  param folded = w * $k
+  z' = relu(folded)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "rules"),
+    [(conv_bn, load("qat_fuse")), (folding, loads(FOLD))],
+    ids=["qat_fuse", "fold"],
+)
+def test_a_failure_at_any_step_leaves_the_graph_alone(
+    make: Callable[[], fx.GraphModule], rules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gm = make()
+    before = snapshot(gm)
+    steps = 0
+    while True:
+        countdown = Countdown(steps)
+        with monkeypatch.context() as patch:
+            for owner, name in STEPS:
+                patch.setattr(owner, name, countdown.wrap(getattr(owner, name)))
+            try:
+                result = engine.apply(gm, rules)
+                break
+            except Injected:
+                assert snapshot(gm) == before, f"failed at step {steps}"
+        steps += 1
+    assert result.modified
+    assert steps > 10
+    gm.graph.lint()
+
+
+def test_a_growing_rule_is_stopped_and_taken_back() -> None:
+    rules = loads("rule grow { z = relu(x) => z' = relu(neg(relu(x))) }")
+    graph = fx.Graph()
+    graph.output(graph.call_function(aten.relu.default, (graph.placeholder("x"),)))
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    before = snapshot(gm)
+    with pytest.raises(RewriteError, match="grow"):
+        engine.apply(gm, rules)
+    assert snapshot(gm) == before
+
+
+def test_two_rules_that_undo_each_other_are_named() -> None:
+    rules = loads(
+        """
+        rule there { z = relu(x) => z' = sigmoid(x) }
+        rule back  { z = sigmoid(x) => z' = relu(x) }
+        """
+    )
+    graph = fx.Graph()
+    graph.output(graph.call_function(aten.relu.default, (graph.placeholder("x"),)))
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    with pytest.raises(RewriteError, match="back, there"):
+        engine.apply(gm, rules)
+
+
+def test_the_input_may_be_any_graph_but_nothing_else() -> None:
+    with pytest.raises(TypeError, match="Linear"):
+        engine.apply(torch.nn.Linear(2, 2), load("qat_fuse"))  # type: ignore[arg-type]
+
+
+def test_a_second_application_changes_nothing() -> None:
+    gm = conv_bn()
+    rules = load("qat_fuse")
+    assert engine.apply(gm, rules).report.matches == 2
+    text = graph_text(gm)
+    again = engine.apply(gm, rules)
+    assert not again.modified
+    assert graph_text(gm) == text
+
+
+def test_the_original_module_is_not_touched_by_a_copy() -> None:
+    gm = conv_bn()
+    before = snapshot(gm)
+    engine.apply(copy.deepcopy(gm), load("qat_fuse"))
+    assert snapshot(gm) == before
