@@ -19,7 +19,6 @@ from rewrite_engine.dsl.checked import Test
 from rewrite_engine.lowering.example import build_example
 from rewrite_engine.rewriting.run import Result
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.testing import largest_difference
 
 _SYMBOLIC_SIZE = 3
 """The size of a dimension that a test names instead of giving."""
@@ -130,3 +129,19 @@ def _outputs(module: fx.GraphModule, inputs: list[torch.Tensor]) -> tuple[Any, .
     torch.manual_seed(0)
     result = module(*(tensor.clone() for tensor in inputs))
     return result if isinstance(result, tuple) else (result,)
+
+
+def largest_difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """The largest difference, relative to the largest magnitude of what is expected.
+
+    Not a number is equal to itself; another shape or dtype differs infinitely.
+    """
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return math.inf
+    if torch.equal(expected, found) or expected.numel() == 0:
+        return 0.0
+    wide = expected.to(torch.complex128 if expected.is_complex() else torch.float64)
+    gap = (wide - found.to(wide.dtype)).abs()
+    gap[expected.isnan() & found.isnan()] = 0.0
+    scale = wide.abs().nan_to_num().max().item()
+    return gap.max().item() / (scale or 1.0)

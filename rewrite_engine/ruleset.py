@@ -11,7 +11,8 @@ from torch import fx
 
 from rewrite_engine.dsl.checked import RuleFile, Test
 from rewrite_engine.lowering.rule import CompiledRule, compile_rule
-from rewrite_engine.matching.automaton import Program, build_program
+from rewrite_engine.matching.automaton import build_program
+from rewrite_engine.matching.program import Program
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result, run
 

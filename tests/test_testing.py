@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.testing import GraphSnapshotExtension, assert_equivalent

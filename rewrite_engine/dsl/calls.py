@@ -10,7 +10,7 @@ import attrs
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Operator
-from rewrite_engine.dsl.scopes import Scope, did_you_mean
+from rewrite_engine.dsl.scopes import Scope, counted, did_you_mean
 from rewrite_engine.errors import Note
 from rewrite_engine.signatures import REQUIRED, Parameter, Signature
 from rewrite_engine.source import Span
@@ -23,6 +23,10 @@ _LITERAL_TYPES: Final = frozenset(
 )
 
 
+LEFT_HINT: Final = "`..` stands for all operands that are not mentioned"
+RIGHT_HINT: Final = "`..y` takes the other operands of a matched `y`"
+
+
 @attrs.frozen
 class _Fault:
     code: str
@@ -31,11 +35,14 @@ class _Fault:
     hint: str | None = None
 
 
-def fit(scope: Scope, operator: Operator, call: nodes.Call) -> Operator:
+def fit(
+    scope: Scope, operator: Operator, call: nodes.Call, hint: str = LEFT_HINT
+) -> Operator:
     """The operator with the overload first that takes the operands as written.
 
     Only overloads of the first spelling's operator are tried: its parameters are what
-    a rule's keywords name. If none fits, the faults are reported.
+    a rule's keywords name. If none fits, the faults are reported; `hint` says how to
+    leave operands out.
     """
     overloads = _overloads(operator)
     for signature in overloads:
@@ -43,9 +50,8 @@ def fit(scope: Scope, operator: Operator, call: nodes.Call) -> Operator:
             return _with_first(operator, signature)
     for fault in _faults(overloads[0], call):
         notes = (Note(f"the schema is {schema_text(overloads[0])}"),)
-        scope.report(
-            fault.code, fault.message, fault.span, notes=notes, hint=fault.hint
-        )
+        advice = hint if fault.code == "E303" else fault.hint
+        scope.report(fault.code, fault.message, fault.span, notes=notes, hint=advice)
     return operator
 
 
@@ -119,7 +125,7 @@ def _with_first(operator: Operator, signature: Signature) -> Operator:
 def _faults(signature: Signature, call: nodes.Call) -> Iterator[_Fault]:
     positional = [p.name for p in signature.parameters if not p.keyword_only]
     if len(call.args) > len(positional):
-        count = f"{len(positional)} positional operand{'s'[: len(positional) != 1]}"
+        count = counted(len(positional), "positional operand")
         message = f"`{signature.path}` takes {count}, not {len(call.args)}"
         yield _Fault("E301", message, call.args[len(positional)].span)
     given = positional[: len(call.args)]
@@ -150,8 +156,7 @@ def _missing(
     missing = [f"`{name}`" for name in required if name not in given]
     if missing:
         message = f"the call of `{signature.path}` lacks {', '.join(missing)}"
-        hint = "`..` stands for all operands that are not mentioned"
-        yield _Fault("E303", message, call.span, hint)
+        yield _Fault("E303", message, call.span)
 
 
 def _takes(signature: Signature, parameter: Parameter, kind: OperandKind) -> bool:

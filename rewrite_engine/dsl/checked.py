@@ -288,7 +288,8 @@ class Reemit:
 @attrs.frozen
 class Choose:
     """`a if b else c`, decided at match time; a bare name in the condition asks
-    whether an optional value is present."""
+    whether an optional value is present.
+    """
 
     condition: nodes.Expr
     then: Value
@@ -376,9 +377,7 @@ class Test:
     given: tuple[nodes.Given, ...]
     creates: tuple[Create, ...]
     returns: tuple[Value, ...]
-    expect: tuple[
-        nodes.ExpectCount | nodes.ExpectEqual | nodes.ExpectRefusal, ...
-    ]
+    expect: tuple[nodes.ExpectCount | nodes.ExpectEqual | nodes.ExpectRefusal, ...]
     source: Source = attrs.field(eq=False, repr=False)
     span: Span = _span()
 

@@ -17,7 +17,7 @@ from rewrite_engine.dsl.functions import (
 )
 from rewrite_engine.dsl.names import Entry
 from rewrite_engine.dsl.presence import NOTHING_OPTIONAL, Presence
-from rewrite_engine.dsl.scopes import Scope, did_you_mean
+from rewrite_engine.dsl.scopes import Scope, counted, did_you_mean
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
@@ -305,14 +305,15 @@ def _check_function(
     if call.keywords or call.rest is not None:
         message = f"`{function.name}` takes positional operands only"
         env.scope.report("E302", message, call.span, notes=notes)
-    wanted = len(function.parameters)
-    if len(call.args) < wanted:
-        message = f"`{function.name}` takes {wanted} operands, not {len(call.args)}"
+        return
+    wanted = counted(len(function.parameters), "operand")
+    if len(call.args) < len(function.parameters):
+        message = f"`{function.name}` takes {wanted}, not {len(call.args)}"
         env.scope.report("E303", message, call.span, notes=notes)
     for position, argument in enumerate(call.args):
         kind = function.parameter(position)
         if kind is None:
-            message = f"`{function.name}` takes {wanted} operands"
+            message = f"`{function.name}` takes {wanted}, not {len(call.args)}"
             env.scope.report("E301", message, argument.span, notes=notes)
             return
         _CHECKS[kind](argument, env, present)

@@ -523,9 +523,7 @@ class TestDef:
     __test__ = False  # pytest must not collect it
 
 
-Item = (
-    Use | UseHooks | OpDef | FamilyDef | PatternDef | RuleDef | PipelineDef | TestDef
-)
+Item = Use | UseHooks | OpDef | FamilyDef | PatternDef | RuleDef | PipelineDef | TestDef
 
 
 @attrs.frozen

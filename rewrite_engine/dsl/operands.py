@@ -16,7 +16,7 @@ from rewrite_engine.dsl.checked import (
     Term,
     Variable,
 )
-from rewrite_engine.dsl.scopes import Definition, Scope
+from rewrite_engine.dsl.scopes import Definition, Scope, counted
 from rewrite_engine.source import Span
 
 
@@ -58,15 +58,17 @@ def check_arguments(
     missing = len(item.parameters) - len(arguments)
     if missing != 0:
         code = "E303" if missing > 0 else "E301"
-        wanted, given = len(item.parameters), len(arguments)
-        message = f"the pattern `{item.name}` takes {wanted} operands, not {given}"
+        wanted = counted(len(item.parameters), "operand")
+        message = f"the pattern `{item.name}` takes {wanted}, not {len(arguments)}"
         scope.report(code, message, call.span, notes=notes)
         return False
-    for parameter, argument, expr in zip(
-        item.parameters, arguments, call.args, strict=True
-    ):
+    fitting = [
         _check_argument(scope, parameter, argument, expr.span)
-    return True
+        for parameter, argument, expr in zip(
+            item.parameters, arguments, call.args, strict=True
+        )
+    ]
+    return all(fitting)
 
 
 def _check_argument(
@@ -74,11 +76,14 @@ def _check_argument(
     parameter: nodes.Name | nodes.LiteralName,
     argument: Term,
     span: Span,
-) -> None:
+) -> bool:
     kind = kind_of(argument)
     if isinstance(parameter, nodes.Name) and kind in ("literal", "none"):
         message = f"`{parameter.id}` stands for a graph value, and this is a literal"
         scope.report("E401", message, span)
-    elif isinstance(parameter, nodes.LiteralName) and kind == "value":
+        return False
+    if isinstance(parameter, nodes.LiteralName) and kind == "value":
         message = f"`${parameter.id}` stands for a literal, and this is a graph value"
         scope.report("E402", message, span)
+        return False
+    return True

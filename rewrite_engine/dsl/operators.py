@@ -10,7 +10,13 @@ import attrs
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import FamilyRow, FamilyUse, Operator, TorchConstant
 from rewrite_engine.dsl.functions import FUNCTIONS, TORCH_CONSTANTS, Function
-from rewrite_engine.dsl.scopes import Definition, Scope, did_you_mean, suggestion
+from rewrite_engine.dsl.scopes import (
+    Definition,
+    Scope,
+    did_you_mean,
+    span_of_name,
+    suggestion,
+)
 from rewrite_engine.dsl.walk import names_read
 from rewrite_engine.signatures import Signature
 from rewrite_engine.source import Span
@@ -201,7 +207,8 @@ def _check_commutes(scope: Scope, item: nodes.OpDef, canonical: Signature) -> No
     outside = [p for p in item.commutes if canonical.parameter(p) is None]
     if outside:
         message = f"`{canonical.path}` has no operand at position {outside[0]}"
-        scope.report("E306", message, item.span)
+        span = span_of_name(scope.source, item.span, "commutes")
+        scope.report("E306", message, span)
 
 
 def _check_when(scope: Scope, item: nodes.OpDef, canonical: Signature) -> None:

@@ -130,7 +130,8 @@ class _LeftSide:
         slot = use.parameters[0].id
         found = self.operators.family_use(self.scope, use)
         names.family = found or FamilyUse(slot, ())
-        for parameter in use.parameters[1:]:
+        literals = (p for p in use.parameters if isinstance(p, nodes.LiteralName))
+        for parameter in literals:
             names.declare(self.scope, parameter.id, "literal", parameter.span)
         self._check_used(use)
         return names

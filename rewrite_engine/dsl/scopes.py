@@ -135,6 +135,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return suggestion(close)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 operand`, `2 operands`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def suggestion(candidates: Iterable[str]) -> str | None:
     """`did you mean a or b?`, None without candidates."""
     quoted = [f"`{candidate}`" for candidate in candidates]

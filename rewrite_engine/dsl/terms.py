@@ -32,6 +32,7 @@ from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind, parameter_ke
 from rewrite_engine.dsl.operands import check_arguments, check_kinds, kind_of
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.scopes import Definition, Scope
+from rewrite_engine.dsl.walk import walk
 from rewrite_engine.source import Span
 
 MAX_OPERATORS: Final = 256
@@ -154,7 +155,19 @@ class Left:
         else:
             message = f"{_FORMS.get(type(expr), 'this')} has no place in a pattern"
             frame.scope.report("E407", message, expr.span)
+            self._declare_names(expr, frame)
         return Anything(span=frame.place(expr.span))
+
+    def _declare_names(self, expr: nodes.Expr, frame: Frame) -> None:
+        """Take the names of a wrong form as bound: they are not wrong as well."""
+        for part in walk(expr):
+            if isinstance(part, nodes.LiteralName):
+                self._literal_name(part.id, part.span, frame)
+            elif isinstance(part, nodes.Name) and self._is_free(part, frame):
+                self._name(part, frame)
+
+    def _is_free(self, name: nodes.Name, frame: Frame) -> bool:
+        return "." not in name.id and frame.scope.find(name.id) is None
 
     # --- names and lists ---
 
@@ -242,6 +255,7 @@ class Left:
         if call.chain:
             message = f"`^{call.chain}`: chains cannot be matched yet"
             frame.scope.report("E901", message, call.span)
+            self._operands(call, frame)
             return Anything(span=frame.place(call.span))
         target = self._target(call.callee, frame)
         if isinstance(target, Definition):
@@ -356,6 +370,8 @@ class Left:
         item, span = definition.item, frame.place(call.span)
         assert isinstance(item, nodes.PatternDef)
         arguments = [self.term(argument, frame) for argument in call.args]
+        for keyword in call.keywords:
+            self.term(keyword.value, frame)
         if definition in frame.expanding:
             message = f"the pattern `{item.name}` contains itself"
             notes = (definition.note("defined here"),)

@@ -9,7 +9,6 @@ import attrs
 
 from rewrite_engine.dsl import calls, nodes
 from rewrite_engine.dsl.checked import (
-    Anything,
     Apply,
     Argument,
     Build,
@@ -184,10 +183,10 @@ class Right:
     ) -> Value:
         fitted: Operator | Slot = target
         if isinstance(target, Operator):
-            fitted = calls.fit(self.env.scope, target, call)
+            fitted = calls.fit(self.env.scope, target, call, calls.RIGHT_HINT)
         rows = (fitted,) if isinstance(fitted, Operator) else self.rows
         for row in rows if isinstance(target, Slot) else ():
-            calls.fit(self.env.scope, row, call)
+            calls.fit(self.env.scope, row, call, calls.RIGHT_HINT)
         keyed: list[tuple[int | str, nodes.Expr]] = list(enumerate(call.args))
         keyed += [(keyword.name, keyword.value) for keyword in call.keywords]
         arguments = tuple(self._argument(k, e, rows, present) for k, e in keyed)
@@ -204,8 +203,9 @@ class Right:
         # What is absent on the left may be handed on to what may be absent here.
         if isinstance(expr, nodes.Name) and all(calls.takes_none(r, key) for r in rows):
             present = present | {expr.id}
-        value = self.value(expr, present)
-        calls.check_kind(self.env.scope, rows, key, kind_of(value), expr.span)
+        value, scope = self.value(expr, present), self.env.scope
+        if not scope.findings.any_within(scope.source, expr.span):
+            calls.check_kind(scope, rows, key, kind_of(value), expr.span)
         return Argument(key, value, span=expr.span)
 
     def _rest(self, call: nodes.Call, present: Names) -> str | None:
@@ -230,8 +230,6 @@ class Right:
         env = self.env
         entry = env.value(captured.name, call.callee.span)
         values = tuple(self.value(argument, present) for argument in call.args)
-        if isinstance(captured.value, Anything):
-            return Reemit(captured.name, values, span=call.span)
         if captured.hole is None and entry is not None:
             # Without a hole there is nothing that would stand for an absent capture.
             env.check_present(entry, present, call.callee.span)
@@ -239,8 +237,9 @@ class Right:
             message = f"`{captured.name}(…)` takes positional operands only"
             env.scope.report("E403", message, call.span)
         most = 1 if captured.hole is not None else operand_count(captured.value)
-        if not 1 <= len(call.args) <= most:
-            wanted = "one operand" if most <= 1 else f"1 to {most} operands"
+        # A capture of no call is reported where it stands.
+        if most > 0 and not 1 <= len(call.args) <= most:
+            wanted = "1 operand" if most == 1 else f"1 to {most} operands"
             message = f"`{captured.name}(…)` takes {wanted}, not {len(call.args)}"
             env.scope.report("E403", message, call.span)
         return Reemit(captured.name, values, span=call.span)

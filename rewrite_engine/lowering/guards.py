@@ -24,7 +24,9 @@ class Unknown(Exception):  # noqa: N818 - an answer, not an error
 class Scope(Protocol):
     """What an expression is evaluated in: the names of one match."""
 
-    facts: GraphFacts
+    @property
+    def facts(self) -> GraphFacts:
+        """The graph that the match is in."""
 
     def value(self, name: str) -> Any:
         """What a name stands for; None if it is absent."""

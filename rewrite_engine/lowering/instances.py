@@ -1,5 +1,6 @@
 """The concrete pairs of a rule: one for every family row, spelling of the family's
-operator, option and alternative. Both graphs of a pair can be run."""
+operator, option and alternative. Both graphs of a pair can be run.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ MOST = 10_000
 @attrs.frozen(eq=False)
 class Instance:
     """One concrete pair. Both modules take the placeholders of `matcher` by name and
-    return the values of the rule's roots."""
+    return the values of the rule's roots.
+    """
 
     name: str
     row: int
@@ -61,8 +63,13 @@ def instances(
         right = _ConcreteReplacement(replacement, builder, graph).build()
         name = f"{rule_name}_{number}"
         number += 1
-        modules = (fx.GraphModule(torch.nn.Module(), g, name) for g in (graph, right))
-        yield Instance(name, builder.row, *modules, builder.named_calls)
+        yield Instance(
+            name,
+            builder.row,
+            fx.GraphModule(torch.nn.Module(), graph, name),
+            fx.GraphModule(torch.nn.Module(), right, name),
+            builder.named_calls,
+        )
         assert number <= MOST, f"'{rule_name}' has more than {MOST} instances"
 
 
@@ -233,9 +240,7 @@ class _Concrete:
                 args.append(value)
             else:
                 kwargs[parameter.name] = value
-        return self.graph.create_node(
-            spelling.op, spelling.target, tuple(args), kwargs
-        )
+        return self.graph.create_node(spelling.op, spelling.target, tuple(args), kwargs)
 
     def _check_guards(self) -> None:
         for guard in guards_of(self.matcher):

@@ -1,5 +1,6 @@
 """Operators of a pattern: which fx calls they cover, and how those calls' arguments
-line up with the operands that the pattern names."""
+line up with the operands that the pattern names.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ class _MatcherBuilder:
 
     def __attrs_post_init__(self) -> None:
         self._bindings = {binding.name: binding for binding in self.rule.bindings}
-        self._wanted = {id(binding.term): binding.name for binding in self.rule.bindings}
+        self._wanted = {
+            id(binding.term): binding.name for binding in self.rule.bindings
+        }
         # All placeholders come first, as in any fx graph.
         for binding in self.rule.bindings:
             self._declare(binding.term)
@@ -218,7 +220,8 @@ def placeholders_of(matcher: fx.Graph) -> Mapping[str, fx.Node]:
 @attrs.frozen(eq=False)
 class Way:
     """One way to go on at an option: a pattern, if any, and the optional names that
-    are absent from the whole match if it is taken."""
+    are absent from the whole match if it is taken.
+    """
 
     pattern: Any
     absent: tuple[fx.Node, ...]

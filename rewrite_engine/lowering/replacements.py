@@ -31,9 +31,9 @@ _CONSTANTS = {
 def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
     """The replacement graph of a rule.
 
-    Metadata of its nodes: `names` (what the rule calls the node), `compute` (a literal's
-    function, on `computed` and as the condition of `choose`). The order of the graph's
-    `steps` is the order of the right side's statements.
+    Metadata of its nodes: `names` (what the rule calls the node), `statement` (on the
+    value of each statement, in order) and `compute` (a literal's function, on `computed`
+    and as the condition of `choose`).
     """
     builder = _ReplacementBuilder(operators)
     for name in dict.fromkeys(_names_used(rule.creates)):

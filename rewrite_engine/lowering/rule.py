@@ -51,7 +51,7 @@ class CompiledRule:
         return fx.GraphModule(torch.nn.Module(), self.replacement_graph, self.name)
 
     def instances(self) -> tuple[Instance, ...]:
-        """Every concrete, runnable pair: family rows, spellings, options, alternatives."""
+        """Every concrete, runnable pair, for all rows, options and alternatives."""
         return tuple(instances(self.name, self.matcher_graph, self.replacement_graph))
 
 

@@ -1,9 +1,9 @@
 """The instruction set of the matching program.
 
-A program is a graph of instructions over a list of registers. An instruction reads and
-writes registers and returns the next one, or None when this path fails; paths that are
-still to be tried wait in `Machine.pending`, each with its own registers, so alternatives
-backtrack fully and nothing recurses.
+A program is a graph of instructions over a list of registers. An instruction reads
+and writes registers and returns the next one, or None when this path fails. Paths that
+are still to be tried wait in `Machine.pending`, each with its own registers, so
+alternatives backtrack fully and nothing recurses.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Once(Linked):
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
         bound = registers[self.slot]
         if bound is UNBOUND:
-            return self.first  # type: ignore[no-any-return]  # linked later
+            return self.first
         return self.next if bound is registers[self.source] else None
 
 
@@ -235,7 +235,7 @@ class Fork:
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
         for branch in reversed(self.branches[1:]):
             machine.pending.append((branch, registers.copy()))
-        return self.branches[0]  # type: ignore[no-any-return]  # linked later
+        return self.branches[0]
 
 
 @attrs.define(eq=False)
@@ -248,7 +248,7 @@ class IfAbsent:
 
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
         missing = registers[self.source] is None
-        return self.absent if missing else self.present  # type: ignore[no-any-return]
+        return self.absent if missing else self.present
 
 
 @attrs.define(eq=False)
@@ -347,7 +347,7 @@ class Case:
             registers[register] = arguments[name]
         registers[self.slot] = node
         registers[self.spelling_slot] = self.spelling
-        return self.call.next  # type: ignore[no-any-return]  # linked later
+        return self.call.next
 
     def _row_fits(self, registers: Registers) -> bool:
         if self.row_slot is None:

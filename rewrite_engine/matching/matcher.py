@@ -10,7 +10,6 @@ from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.operators import Spelling, call_key
-from rewrite_engine.matching.automaton import STEPS, Program, RuleProgram
 from rewrite_engine.matching.instructions import (
     UNBOUND,
     Machine,
@@ -18,6 +17,7 @@ from rewrite_engine.matching.instructions import (
     SearchLimitError,
 )
 from rewrite_engine.matching.match import CapturedCalls, Match
+from rewrite_engine.matching.program import STEPS, Program, RuleProgram
 
 Judge = Callable[[Match], str | None]
 """Why a match may not be applied, None if it may."""

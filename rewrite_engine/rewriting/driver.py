@@ -12,9 +12,9 @@ import attrs
 from torch import fx
 
 from rewrite_engine.errors import RewriteError
-from rewrite_engine.matching.automaton import Program, RuleProgram
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Outcome, candidates, match_at, rules_at
+from rewrite_engine.matching.program import Program, RuleProgram
 from rewrite_engine.report import RefusalReport, Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import retarget
@@ -282,4 +282,3 @@ def paused_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-

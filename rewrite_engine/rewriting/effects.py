@@ -120,6 +120,8 @@ def _profile_rule(profile: Profile) -> _Rule:
             aliases = tuple(node.all_input_nodes)
         draws = profile.is_random(node)
         effectful = profile.effectful or draws or bool(writes)
+        if not aliases and not effectful:
+            return PURE
         return Effect(writes, aliases, random=draws, effectful=effectful)
 
     return rule

@@ -16,7 +16,7 @@ Edge = tuple[fx.Node, fx.Node]
 
 
 def describe(match: Match, built: Built) -> None:
-    """Give every created node its metadata: place in the model, history, annotations."""
+    """Give every created node its metadata: place, history, annotations."""
     heirs = {new: old for old, new in built.replaced.items() if new in built.created}
     heirs |= {new: old for new, old in built.copies.items() if new not in heirs}
     nearest = list(match.calls)

@@ -38,7 +38,7 @@ def fold(
 ) -> Constant:
     """The result of a call on constants.
 
-    Raises: Refused, if it fails, is too large, or is not finite although its inputs are.
+    Raises: Refused, if it fails, is too large, or turns finite inputs into inf or nan.
     """
     inputs = list(_constants((args, kwargs)))
     try:

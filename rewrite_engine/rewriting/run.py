@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import attrs
 from torch import fx
 from torch.export import ExportedProgram
 
-from rewrite_engine.matching.automaton import Program
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import candidates, match_at, rules_at
+from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.driver import Driver, Limits, paused_gc
@@ -20,7 +21,7 @@ from rewrite_engine.rewriting.safety import Refused, find_site
 from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
 from rewrite_engine.rewriting.transaction import Transaction
 
-Model = fx.GraphModule | ExportedProgram
+Model: TypeAlias = fx.GraphModule | ExportedProgram
 
 
 @attrs.frozen(eq=False)

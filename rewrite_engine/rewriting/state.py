@@ -1,5 +1,6 @@
 """Module state that rewrites read and add: attributes of a GraphModule, or the lifted
-inputs of an ExportedProgram."""
+inputs of an ExportedProgram.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def _fresh(wanted: str, taken: Any) -> str:
 
 def constant_name(source: str, name: str) -> str:
     """A name for a constant derived from another: `layer.conv.weight` and `folded`
-    give `layer_conv_weight_folded`."""
+    give `layer_conv_weight_folded`.
+    """
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', source)}_{name}"
 
 
@@ -133,7 +135,9 @@ class ProgramState:
         signature.output_specs[:] = self._output_specs()
 
     def _input_specs(self) -> list[InputSpec]:
-        known = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        known = {
+            spec.arg.name: spec for spec in self.program.graph_signature.input_specs
+        }
         placeholders = self.program.graph.find_nodes(op="placeholder")
         return [known.get(node.name) or self._spec(node) for node in placeholders]
 

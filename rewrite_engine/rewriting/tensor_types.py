@@ -56,7 +56,6 @@ def compatible(old: fx.Node, new: fx.Node) -> str | None:
     return _mismatch(recorded(old), recorded(new))
 
 
-
 def recorded(node: fx.Node) -> Any:
     """The value recorded for a node, UNKNOWN if there is none."""
     return next((node.meta[key] for key in VALUE_KEYS if key in node.meta), UNKNOWN)
@@ -108,7 +107,9 @@ def _mismatch(old: Any, new: Any) -> str | None:
 def _mismatch_of_sequences(old: Sequence[Any], new: Sequence[Any]) -> str | None:
     if len(old) != len(new):
         return f"{len(old)} results would become {len(new)}"
-    reasons = ((i, _mismatch(a, b)) for i, (a, b) in enumerate(zip(old, new, strict=True)))
+    reasons = (
+        (i, _mismatch(a, b)) for i, (a, b) in enumerate(zip(old, new, strict=True))
+    )
     return next((f"result {i}: {reason}" for i, reason in reasons if reason), None)
 
 

@@ -101,7 +101,7 @@ class Transaction:
 
     def erase_detached(self) -> None:
         """Remove the detached nodes from the graph; can still be rolled back."""
-        for node in reversed(sorted(self.detached)):
+        for node in sorted(self.detached, reverse=True):
             # Detached nodes have no operands and no users: any order would do.
             following = node.next
             self.graph.erase_node(node)

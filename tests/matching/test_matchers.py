@@ -1,4 +1,4 @@
-"""One table of behaviour, passed by the matching program and by the reference matcher."""
+"""One table of behaviour for the matching program and for the reference matcher."""
 
 from __future__ import annotations
 

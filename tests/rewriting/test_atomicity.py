@@ -34,8 +34,11 @@ def snapshot(gm: fx.GraphModule) -> dict[str, Any]:
         "args": [(str(n.args), str(n.kwargs)) for n in graph.nodes],
         "users": [[user.name for user in node.users] for node in graph.nodes],
         "meta": [{k: id(v) for k, v in node.meta.items()} for node in graph.nodes],
-        "index": {n.name: len(graph.find_nodes(op=n.op, target=n.target))
-                  for n in graph.nodes if n.op == "call_function"},
+        "index": {
+            n.name: len(graph.find_nodes(op=n.op, target=n.target))
+            for n in graph.nodes
+            if n.op == "call_function"
+        },
         "state": {n: (id(t), t.data_ptr(), t._version) for n, t in state.items()},
         "names": sorted(graph._graph_namespace._used_names),
         "forward": type(gm).forward,

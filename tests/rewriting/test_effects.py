@@ -80,7 +80,10 @@ OVERLOADS = [
         "writes=m,v effectful",
     ),
     (call(aten.batch_norm.default, *NORM, False, 0.1, 1e-5, False), ""),
-    (call(aten.native_batch_norm.default, *NORM, True, 0.1, 1e-5), "writes=m,v effectful"),
+    (
+        call(aten.native_batch_norm.default, *NORM, True, 0.1, 1e-5),
+        "writes=m,v effectful",
+    ),
     (call(aten.native_batch_norm.default, *NORM, False, 0.1, 1e-5), ""),
     (
         call(aten._native_batch_norm_legit.default, *NORM, True, 0.1, 1e-5),
@@ -174,8 +177,7 @@ METHODS = [
     (call("flatten", "x", 1), "aliases=x"),
     (call("float", "x"), "aliases=x"),
     (call("type_as", "x", "y"), "aliases=x,y"),
-    (call("__iadd__", "x", "y"), "writes=x aliases=x effectful"),
-    (call("__and__", "x", "y"), ""),
+    (call("__iadd__", "x", "y"), "aliases=x,y clobbers effectful"),
     (call("append", "x", "y"), "aliases=x,y clobbers effectful"),
     (call("backward", "x"), "aliases=x clobbers effectful"),
     (call("no_such_method_", "x"), "aliases=x clobbers effectful"),

@@ -1,0 +1,357 @@
+"""Compiles one matcher graph to instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.guards import Condition
+from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.patterns import (
+    Way,
+    below,
+    guards_of,
+    placeholders_of,
+    roots_of,
+    ways_of,
+)
+from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.matching import instructions as code
+from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
+from rewrite_engine.matching.program import CaptureLayout, RuleProgram
+from rewrite_engine.matching.structure import (
+    calls_between,
+    defaults,
+    is_others,
+    operands,
+    orders,
+    shared_node,
+)
+
+Block = list[Any]
+"""Instructions in the order in which they run, before they are linked."""
+
+
+@attrs.define(eq=False)
+class RuleCompiler:
+    """Emits blocks in matching order, tracking which pattern nodes are matched.
+
+    `definite` nodes are matched on every path to here, `possible` ones on some.
+    """
+
+    rule: CompiledRule
+    slots: dict[fx.Node, int] = attrs.field(factory=dict)
+    spelling_slots: dict[fx.Node, int] = attrs.field(factory=dict)
+    size: int = 1
+    row: int | None = None
+    definite: set[fx.Node] = attrs.field(factory=set)
+    possible: set[fx.Node] = attrs.field(factory=set)
+    waiting: list[Condition] = attrs.field(factory=list)
+
+    @classmethod
+    def compile(cls, rule: CompiledRule) -> RuleProgram:
+        return cls(rule).run()
+
+    @property
+    def matcher(self) -> fx.Graph:
+        return self.rule.matcher_graph
+
+    def run(self) -> RuleProgram:
+        self._assign_slots()
+        guards = guards_of(self.matcher)
+        refusals = [guard for guard in guards if guard.reason is not None]
+        self.waiting = [guard for guard in guards if guard.reason is None]
+        block: Block = []
+        roots = []
+        for index, root in enumerate(roots_of(self.matcher)):
+            register = 0 if index == 0 else self._climb(root, block)
+            self._visit_all([(root, register)], block, outermost=True)
+            roots.append(register)
+        block += [self._check(guard) for guard in self.waiting]
+        block.append(code.Accept())
+        return RuleProgram(
+            self.rule,
+            link(block, None),
+            self.size,
+            self._names(),
+            tuple((self.slots[n], self.spelling_slots[n]) for n in self.spelling_slots),
+            dict(self._captures()),
+            self.row,
+            tuple(roots),
+            tuple(self._check(guard) for guard in refusals),
+        )
+
+    # --- registers ---
+
+    def _register(self) -> int:
+        self.size += 1
+        return self.size - 1
+
+    def _assign_slots(self) -> None:
+        for node in self.matcher.nodes:
+            if node.op == "placeholder" or "names" in node.meta:
+                self.slots[node] = self._register()
+            if isinstance(node.target, OperatorPattern):
+                self.slots.setdefault(node, self.size)
+                self.size = max(self.size, self.slots[node] + 1)
+                self.spelling_slots[node] = self._register()
+                if node.target.is_slot and self.row is None:
+                    self.row = self._register()
+
+    def _names(self) -> dict[str, int]:
+        return {
+            name: slot
+            for node, slot in self.slots.items()
+            for name in node.meta.get("names", ())
+            if node.target is not markers.captured
+        }
+
+    def _captures(self) -> Iterator[tuple[str, CaptureLayout]]:
+        for node in self.matcher.nodes:
+            if node.target is not markers.captured:
+                continue
+            name, value, hole = node.args
+            inside = calls_between(value, hole)
+            calls = tuple(self.slots[call] for call in inside)
+            held = None if hole is None else self._hole_slot(hole)
+            yield name, CaptureLayout(self.slots[node], held, calls)
+
+    def _hole_slot(self, hole: fx.Node) -> int | None:
+        return self.slots.get(hole)
+
+    # --- visiting ---
+
+    def _visit_all(
+        self, todo: list[tuple[Any, int]], block: Block, *, outermost: bool = False
+    ) -> None:
+        """Emit the matching of each (pattern, register), depth first, in order."""
+        todo.reverse()
+        while todo:
+            pattern, register = todo.pop()
+            todo.extend(reversed(self._visit(pattern, register, block)))
+            if outermost:
+                self._emit_ready_guards(block)
+
+    def _visit(
+        self, pattern: Any, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        """Emit the matching of one pattern node; what is left to visit below it."""
+        if isinstance(pattern, (list, tuple)):
+            return self._unpack(pattern, register, block)
+        if not isinstance(pattern, fx.Node):
+            block.append(code.Equal(register, pattern))
+            return []
+        if pattern.op == "placeholder":
+            self._bind(pattern, register, block)
+            return []
+        if pattern not in self.slots:
+            return self._expand(pattern, register, block)
+        return self._visit_slot(pattern, register, block)
+
+    def _visit_slot(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        """A node that other parts of the pattern may refer to: match it once."""
+        slot = self.slots[pattern]
+        if pattern in self.definite:
+            block.append(code.Same(register, slot))
+            return []
+        seen = pattern in self.possible
+        self._matched(pattern)
+        if not seen:
+            return self._expand(pattern, register, block)
+        inner: Block = []
+        self._visit_all(self._expand(pattern, register, inner), inner)
+        block.append((code.Once(register, slot), inner))
+        return []
+
+    def _expand(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        if isinstance(pattern.target, OperatorPattern):
+            return self._call(pattern, register, block)
+        if pattern in self.slots:
+            block.append(code.Record(register, self.slots[pattern]))
+        return self._visit_marker(pattern, register, block)
+
+    def _visit_marker(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        if pattern.target is markers.captured:
+            return [(pattern.args[1], register)]
+        if pattern.target is markers.maybe:
+            branches = self._branches(ways_of(pattern), register)
+            block.append((code.IfAbsent(register), branches))
+        elif pattern.target is not markers.anything:
+            branches = self._branches(ways_of(pattern), register)
+            block.append((code.Fork(), branches))
+        return []
+
+    def _bind(self, pattern: fx.Node, register: int, block: Block) -> None:
+        instruction = {
+            "value": code.BindValue,
+            "literal": code.BindLiteral,
+            "others": code.BindList,
+        }[pattern.meta["role"]]
+        block.append(instruction(register, self.slots[pattern]))
+        self._matched(pattern)
+
+    def _matched(self, pattern: fx.Node) -> None:
+        self.definite.add(pattern)
+        self.possible.add(pattern)
+
+    def _unpack(
+        self, items: Sequence[Any], register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        registers = [self._register() for _ in items]
+        star = next((i for i, item in enumerate(items) if is_others(item)), None)
+        head = tuple(registers if star is None else registers[:star])
+        tail = () if star is None else tuple(registers[star + 1 :])
+        others = None if star is None else registers[star]
+        block.append(code.Unpack(register, head, others, tail))
+        return list(zip(items, registers, strict=True))
+
+    # --- branches ---
+
+    def _branches(self, ways: Sequence[Way], register: int) -> list[Block]:
+        before, ends, blocks = set(self.definite), [], []
+        for way in ways:
+            self.definite = set(before)
+            branch: Block = []
+            if way.absent:
+                branch.append(code.Forget(tuple(self.slots[n] for n in way.absent)))
+            todo = [] if way.pattern is None else [(way.pattern, register)]
+            self._visit_all(todo, branch)
+            ends.append(self.definite)
+            blocks.append(branch)
+        self.definite = set.intersection(*ends)
+        return blocks
+
+    # --- calls ---
+
+    def _call(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        operator: OperatorPattern = pattern.target
+        given = operands(pattern)
+        registers = {key: self._register() for key in given}
+        call = code.Call(register)
+        rest = ... in pattern.args
+        call.cases = {
+            key: tuple(
+                case
+                for spelling in spellings
+                for case in self._cases(pattern, call, spelling, registers, rest)
+            )
+            for key, spellings in operator.calls().items()
+        }
+        block.append(call)
+        return [(value, registers[key]) for key, value in given.items()]
+
+    def _cases(
+        self,
+        pattern: fx.Node,
+        call: code.Call,
+        spelling: Spelling,
+        registers: Mapping[int | str, int],
+        rest: bool,
+    ) -> Iterator[code.Case]:
+        operator: OperatorPattern = pattern.target
+        canonical = spelling.canonical
+        named = {}
+        for key, register in registers.items():
+            parameter = canonical.parameter(key)
+            assert parameter is not None, f"{operator} has no operand {key}"
+            named[parameter.name] = register
+        for order in orders(operator, spelling.row, named):
+            read = tuple((order.get(n, n), r) for n, r in named.items())
+            mentioned = {name for name, _ in read}
+            fixed = () if rest else tuple(defaults(spelling, mentioned))
+            yield code.Case(
+                call,
+                spelling,
+                operator,
+                read,
+                fixed,
+                self.slots[pattern],
+                self.spelling_slots[pattern],
+                self.row if operator.is_slot else None,
+                tuple(self._row_literals(operator, spelling.row)),
+                operator.conditions[spelling.row] if order else None,
+            )
+
+    def _row_literals(
+        self, operator: OperatorPattern, row: int
+    ) -> Iterator[tuple[int, Any]]:
+        placeholders = placeholders_of(self.matcher)
+        for name, value in operator.literals[row].items():
+            yield self.slots[placeholders[name]], value
+
+    # --- guards and further roots ---
+
+    def _emit_ready_guards(self, block: Block) -> None:
+        if not self.waiting:
+            return
+        known = {name for node in self.definite for name in node.meta.get("names", ())}
+        if self.row is not None:
+            known |= set(self.rule.family_literals)
+        for guard in list(self.waiting):
+            if guard.reads <= known:
+                self.waiting.remove(guard)
+                block.append(self._check(guard))
+                known |= guard.binds
+                self._bind_dimensions(guard)
+
+    def _bind_dimensions(self, guard: Condition) -> None:
+        placeholders = placeholders_of(self.matcher)
+        self.definite |= {placeholders[name] for name in guard.binds}
+
+    def _check(self, guard: Condition) -> code.Check:
+        names = self._names()
+        wanted = {name: names[name] for name in guard.reads | guard.binds}
+        return code.Check(guard, scope_factory(wanted, self._guard_pattern))
+
+    def _guard_pattern(self, pattern: fx.Node) -> GuardPattern:
+        """The program of a pattern inside a guard; it sees the rule's names."""
+        compiler = attrs.evolve(self, definite=set(), possible=set(), waiting=[])
+        register = compiler._register()
+        block: Block = []
+        # Names of the rule may be bound already: every node is compared.
+        compiler.possible = set(below(pattern)) & set(compiler.slots)
+        compiler._visit_all([(pattern, register)], block)
+        block.append(code.Accept())
+        return GuardPattern(link(block, None), register, compiler.size)
+
+    def _climb(self, root: fx.Node, block: Block) -> int:
+        found = shared_node(root, self.definite)
+        assert found is not None, "the resolver refuses roots that share no node"
+        shared, depth = found
+        register = self._register()
+        block.append(code.Climb(self.slots[shared], depth, register))
+        return register
+
+
+def link(block: Block, after: Any) -> Any:
+    """Set the successors of a block's instructions; its first instruction."""
+    for item in reversed(block):
+        after = _link_item(item, after)
+    return after
+
+
+def _link_item(item: Any, after: Any) -> Any:
+    if not isinstance(item, tuple):
+        item.next = after
+        return item
+    instruction, inner = item
+    if isinstance(instruction, code.Once):
+        instruction.next = after
+        instruction.first = link(inner, after)
+    elif isinstance(instruction, code.IfAbsent):
+        instruction.absent, instruction.present = (link(b, after) for b in inner)
+    else:
+        instruction.branches = [link(branch, after) for branch in inner]
+    return instruction

@@ -1,0 +1,58 @@
+"""A matching program as values: what to run for which node, and where names live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.lowering.operators import CallKey
+from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.matching import instructions as code
+from rewrite_engine.matching.instructions import UNBOUND, Registers
+
+STEPS = 10_000
+"""Instructions that the search at one candidate may take."""
+
+
+@attrs.frozen(eq=False)
+class RuleProgram:
+    """The instructions of one rule and where its names live."""
+
+    rule: CompiledRule
+    entry: code.Instruction
+    size: int
+    names: Mapping[str, int]
+    calls: tuple[tuple[int, int], ...]
+    """Registers of every call of the pattern: its node, and the spelling found."""
+    captures: Mapping[str, CaptureLayout]
+    row: int | None
+    roots: tuple[int, ...]
+    refusals: tuple[code.Check, ...]
+    """Guards with a reason: a match that fails one is refused."""
+
+    def registers(self, anchor: fx.Node) -> Registers:
+        registers: Registers = [UNBOUND] * self.size
+        registers[0] = anchor
+        return registers
+
+
+@attrs.frozen
+class CaptureLayout:
+    """Registers of a capture: its root, its hole, and the calls in between."""
+
+    root: int
+    hole: int | None
+    calls: tuple[int, ...]
+
+
+@attrs.frozen(eq=False)
+class Program:
+    """All rules of a set, by the calls that can anchor them."""
+
+    rules: tuple[RuleProgram, ...]
+    anchors: Mapping[CallKey, tuple[RuleProgram, ...]]
+    targets: tuple[tuple[str, Any], ...]
+    """Every anchoring (op, target), for fx's node index."""
