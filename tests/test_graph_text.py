@@ -111,6 +111,39 @@ def test_structure_of_an_exported_module(
     assert structure_text(program.module()) == graph_snapshot
 
 
+def test_a_called_container_shows_its_parts() -> None:
+    class Shallow(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return True
+
+    model = Leaves()
+    text = graph_text(fx.GraphModule(model, Shallow().trace(model)))
+    shown = text[text.index("%layer") : text.index("    0.bias")].splitlines()
+    assert shown == [
+        "%layer = nn.Sequential 'layer'(%x)",
+        "    0: nn.Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))",
+        "    1: nn.BatchNorm2d(4, eps=1e-05, momentum=0.1, affine=True, bias=True, "
+        "track_running_stats=True, training=False)",
+        "    0.weight: f32[4, 3, 3, 3]",
+    ]
+
+
+def test_lifted_constants_constant_outputs_and_unbacked_sizes() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.ones(2)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return x.nonzero(), x * torch.tensor([1.0, 2.0]), self.table, 3, None
+
+    program = torch.export.export(Mixed(), (torch.randn(4, 2),))
+    text = graph_text(program)
+    assert ": f32[2] = constant_tensor 'lifted_tensor_0'" in text
+    assert "%nonzero: i64[u0, 2] = aten.nonzero.default(%x)" in text
+    assert "  user_output = 3\n  user_output = None\n" in text
+
+
 def test_types_can_be_left_out(program: torch.export.ExportedProgram) -> None:
     text = graph_text(program, types=False)
     assert "%conv2d = aten.conv2d.default(" in text

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from bisect import bisect_left, insort
 from collections.abc import Iterable
+from itertools import islice
 
 import attrs
 
@@ -19,6 +21,7 @@ class Findings:
     """The diagnostics of one load; a finding that comes up twice is kept once."""
 
     _found: dict[tuple[str, str, Span], Diagnostic] = attrs.field(factory=dict)
+    _places: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
     _order: dict[str, int] = attrs.field(factory=dict)
 
     def register(self, source: Source) -> None:
@@ -26,14 +29,16 @@ class Findings:
         self._order.setdefault(source.name, len(self._order))
 
     def add(self, found: Diagnostic) -> None:
-        self._found.setdefault((found.source.name, found.code, found.span), found)
+        name, span = found.source.name, found.span
+        self._found.setdefault((name, found.code, span), found)
+        insort(self._places.setdefault(name, []), (span.start, span.end))
 
     def any_within(self, source: Source, span: Span) -> bool:
         """Whether something was found in a stretch of a source."""
-        return any(
-            name == source.name and span.start <= found.start and found.end <= span.end
-            for name, _, found in self._found
-        )
+        places = self._places.get(source.name, [])
+        first = bisect_left(places, (span.start, 0))
+        inside = islice(places, first, bisect_left(places, (span.end, 0)))
+        return any(end <= span.end for _, end in inside)
 
     def sorted(self) -> tuple[Diagnostic, ...]:
         def place(found: Diagnostic) -> tuple[int, int, str]:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import attrs
 
-from rewrite_engine.dsl.scanner import CLOSING, Mark, Scan, unclosed
+from rewrite_engine.dsl.scanner import CLOSING, Scan, unclosed
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.source import Source, Span
 
@@ -60,32 +60,20 @@ def explain(
 def _explain_end(
     source: Source, overview: Scan, part: Span, unexpected: Unexpected
 ) -> Diagnostic:
+    expected = _expected(unexpected.expected)
+    code = _code(source, overview, part)
     opened = unclosed(overview.marks, part)
     if opened is None:
-        end = part.start + len(_code(source, overview, part).rstrip())
-        message = f"the text ends where {_expected(unexpected.expected)} is expected"
+        end = part.start + len(code.rstrip())
+        message = f"the text ends where {expected} is expected"
         return Diagnostic("E103", message, Span(max(end - 1, 0), end), source)
     span = Span(opened.start, opened.start + 1)
     message = f"this `{opened.text}` is never closed"
-    return Diagnostic(
-        "E103",
-        message,
-        span,
-        source,
-        _end_notes(unexpected),
-        _end_hint(opened, part, overview),
-    )
-
-
-def _end_notes(unexpected: Unexpected) -> tuple[Note, ...]:
-    return (Note(f"the item ends where {_expected(unexpected.expected)} is expected"),)
-
-
-def _end_hint(opened: Mark, part: Span, overview: Scan) -> str:
-    arrows = (m for m in overview.marks if m.text == "=>" and m.start > opened.start)
-    if opened.text == "{" and not any(m.start < part.end for m in arrows):
-        return "a rule is `rule name { left => right }`"
-    return f"add the missing `{CLOSING[opened.text]}`"
+    notes = (Note(f"the item ends where {expected} is expected"),)
+    hint = f"add the missing `{CLOSING[opened.text]}`"
+    if opened.text == "{" and code.startswith("rule") and "=>" not in code:
+        hint = "a rule is `rule name { left => right }`"
+    return Diagnostic("E103", message, span, source, notes, hint)
 
 
 def _place(

@@ -66,6 +66,8 @@ def call_of(node: fx.Node, operand: Callable[[fx.Node], Hashable]) -> Call:
 
 def identity(value: Any) -> Hashable:
     """What a result depends on in the recorded value of an operand."""
+    if type(value) in _SCALARS:
+        return Literal(type(value), value)
     if isinstance(value, torch.Tensor):
         return _static_type(value)
     if isinstance(value, (list, tuple)):
@@ -127,6 +129,8 @@ def reshape_result(call: Call) -> TensorType | None:
 def _stand_in(arg: Any, operand: Callable[[fx.Node], Hashable]) -> Hashable:
     if isinstance(arg, fx.Node):
         return operand(arg)
+    if type(arg) in _SCALARS:
+        return Literal(type(arg), arg)
     if isinstance(arg, (list, tuple)):
         return tuple([_stand_in(item, operand) for item in arg])
     return identity(arg)

@@ -78,7 +78,7 @@ class ValueTypes:
         self._results: dict[Call, TensorType] = {}
         self._dtypes: dict[Hashable, torch.dtype] = {}
         # By id, with the value, so that the id stays taken.
-        self._operands: dict[int, tuple[Any, Hashable]] = {}
+        self._identities: dict[int, tuple[Any, Hashable]] = {}
 
     def infer(self, node: fx.Node, *, like: fx.Node | None = None) -> None:
         """Records the value of a new node; nothing, if an operand's is not recorded.
@@ -94,7 +94,8 @@ class ValueTypes:
             return
         node.meta[self._key] = value
         if self._has_tensor_meta and isinstance(value, torch.Tensor):
-            node.meta["tensor_meta"] = _tensor_meta(value, _requires_grad(node, value))
+            needs_grad = _requires_grad(node, value)
+            node.meta["tensor_meta"] = self._tensor_meta(value, needs_grad)
 
     def of_tensor(self, tensor: torch.Tensor) -> FakeTensor | None:
         """The value to record for a constant; None if the graph records none."""
@@ -187,11 +188,28 @@ class ValueTypes:
             meta.set_(storage, offset, shape, stride)
         return FakeTensor(self._mode, meta, device)
 
-    def _operand(self, node: fx.Node) -> Hashable:
-        value = self._value(node)
-        if id(value) not in self._operands:
-            self._operands[id(value)] = value, identity(value)
-        return self._operands[id(value)][1]
+    def _tensor_meta(self, value: torch.Tensor, requires_grad: bool) -> TensorMetadata:
+        kind = self._identity(value)
+        if value.is_quantized or not is_dense(kind):
+            return _extract_tensor_metadata(value)._replace(requires_grad=requires_grad)
+        return TensorMetadata(
+            shape=value.shape,
+            dtype=kind.dtype,
+            requires_grad=requires_grad,
+            stride=kind.stride,
+            memory_format=torch.contiguous_format,
+            is_quantized=False,
+            qparams={},
+        )
+
+    def _operand(self, node: fx.Node) -> Any:
+        return self._identity(self._value(node))
+
+    def _identity(self, value: Any) -> Any:
+        known = self._identities.get(id(value))
+        if known is None:
+            known = self._identities[id(value)] = value, identity(value)
+        return known[1]
 
     def _value(self, node: fx.Node) -> Any:
         if self._key in node.meta:
@@ -244,19 +262,4 @@ def _requires_grad(node: fx.Node, value: torch.Tensor) -> bool:
     metas = (operand.meta.get("tensor_meta") for operand in node.all_input_nodes)
     return value.requires_grad or any(
         getattr(meta, "requires_grad", False) for meta in metas
-    )
-
-
-def _tensor_meta(value: torch.Tensor, requires_grad: bool) -> TensorMetadata:
-    kind = type_of(value)
-    if kind is None or value.is_quantized or not is_dense(kind):
-        return _extract_tensor_metadata(value)._replace(requires_grad=requires_grad)
-    return TensorMetadata(
-        shape=value.shape,
-        dtype=kind.dtype,
-        requires_grad=requires_grad,
-        stride=kind.stride,
-        memory_format=torch.contiguous_format,
-        is_quantized=False,
-        qparams={},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from lark import Lark
 
-from rewrite_engine.assets import grammar_text, rules_directory
+from rewrite_engine.assets import grammar_directory, grammar_text, rules_directory
 from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.expression_builder import RESERVED
 from rewrite_engine.dsl.nodes import (
     Alternatives,
     Bind,
@@ -95,6 +97,25 @@ def test_the_grammar_is_short() -> None:
 def test_a_rule_file_is_accepted(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(parsed(text).items) >= text.count("\nrule ")
+
+
+def test_the_reference_shows_what_parses() -> None:
+    text = (grammar_directory() / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    table = text.split("## Items")[1].split("\n\n")[1]
+    items = re.findall(r"^\|[^|]*\| (`.*`) \|$", table.replace("\\|", "\0"), re.M)
+    shown = [part for row in items for part in re.findall("`([^`]*)`", row)]
+    assert len(parsed(example).items) == 3
+    assert len(shown) == 10
+    for form in shown:
+        form = form.replace("\0", "|").replace("left => right", "y = x => y' = x")
+        assert len(parsed(form).items) == 1
+
+
+def test_the_reference_names_the_reserved_words() -> None:
+    text = (grammar_directory() / "README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"These words name nothing: `([^`]*)`", text)
+    assert {*words.split(), "None", "True", "False"} == RESERVED
 
 
 # --- expressions ---
@@ -387,6 +408,8 @@ def test_fault(text: str, code: str, at: str) -> None:
         ("rule r { y = f(x) => y' = x ** 2 }", "pow"),
         ("rule r { y = f(1.) => y' = x }", "digits"),
         ("rule r { y = f(x) => y' = x", "missing `}`"),
+        ("rule r { y = f(x)", "left => right"),
+        ("pipeline p { once {a}", "missing `}`"),
         ("pattern p() = f('a')", "double quotes"),
         ("pattern p() = True", "`true`"),
         ("pattern p() = $", "`$eps`"),

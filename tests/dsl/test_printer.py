@@ -158,6 +158,22 @@ def test_a_wrong_file_is_not_formatted() -> None:
         formatted("op a = = b")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "f(" * 60 + "x" + ")" * 60,
+        "f(k=" * 60 + "x" + ")" * 60,
+        "[a | N@f(" * 30 + "x" + ")]" * 30,
+        "(a if b else " * 60 + "x" + ")" * 60,
+        "x" + " + x" * 150,
+        "not " * 150 + "x",
+    ],
+)
+def test_deep_expressions_are_printed(text: str) -> None:
+    file = parsed(f"pattern p() = {text}")
+    assert parsed(print_file(file)) == file
+
+
 # --- programs drawn at random ---
 
 SOFT = "value rule op test use family once in for const when given expect exact equal"
@@ -356,7 +372,10 @@ ITEMS = st.one_of(
 )
 FILES = st.builds(nodes.File, tuples(ITEMS))
 QUICK = settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
 )
 
 

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,41 +49,44 @@ def found_directories(python: str | Path, cwd: Path, **environment: str) -> list
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     """The built wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w")
     run(*pip, folder, ROOT, cwd=folder)
     (built,) = folder.glob("*.whl")
-    return zipfile.Path(built)
+    with zipfile.ZipFile(built) as opened:
+        yield opened
 
 
 def test_a_library_is_shipped() -> None:
     assert "qat_fuse.rules" in LIBRARIES
 
 
-def test_wheel_contains_libraries_and_grammar(wheel: zipfile.Path) -> None:
-    names = set(wheel.root.namelist())
+def test_wheel_contains_libraries_and_grammar(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
     expected = {f"rewrite_engine/_rules/{name}" for name in LIBRARIES}
     assert names >= expected | {"rewrite_engine/_grammar/rules.lark"}
 
 
-def test_wheel_contains_the_package_and_nothing_beside_it(wheel: zipfile.Path) -> None:
-    folders = {name.split("/")[0] for name in wheel.root.namelist()}
+def test_wheel_contains_the_package_and_nothing_beside_it(
+    wheel: zipfile.ZipFile,
+) -> None:
+    folders = {name.split("/")[0] for name in wheel.namelist()}
     metadata = {folder for folder in folders if folder.endswith(".dist-info")}
     assert folders == {"rewrite_engine", *metadata}
 
 
-def test_wheel_declares_its_entry_points(wheel: zipfile.Path) -> None:
-    names = wheel.root.namelist()
+def test_wheel_declares_its_entry_points(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
     (declared,) = (name for name in names if name.endswith("/entry_points.txt"))
-    text = wheel.root.read(declared).decode()
+    text = wheel.read(declared).decode()
     assert "rewrite-engine = rewrite_engine.cli:main" in text
     assert "rewrite_engine = rewrite_engine.pytest_plugin" in text
 
 
-def test_installed_wheel(wheel: zipfile.Path, tmp_path: Path) -> None:
-    wheel.root.extractall(tmp_path)
+def test_installed_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path)
     found = found_directories(sys.executable, tmp_path, PYTHONPATH=str(tmp_path))
     package = tmp_path.resolve() / "rewrite_engine"
     assert found == [package / "_rules", package / "_grammar"]

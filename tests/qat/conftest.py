@@ -29,11 +29,11 @@ class Training:
 def _loss(outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """A weighted sum: the plain sum of a batch-norm's output has no gradient."""
     generator = torch.Generator().manual_seed(1)
-    terms = (
-        (y * torch.randn(y.shape, generator=generator).to(y.dtype)).sum() / y.numel() ** 0.5
-        for y in outputs
-    )
-    return torch.stack(list(terms)).sum()
+    terms = []
+    for y in outputs:
+        weights = torch.randn(y.shape, generator=generator).to(y.dtype)
+        terms.append((y * weights).sum() / y.numel() ** 0.5)
+    return torch.stack(terms).sum()
 
 
 def _as_tuple(outputs: object) -> tuple[torch.Tensor, ...]:
