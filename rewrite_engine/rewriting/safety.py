@@ -99,12 +99,15 @@ def _check_barrier(site: Site, aliases: AliasIndex) -> None:
 
 
 def _check_effects(site: Site, aliases: AliasIndex) -> None:
-    """Random and writing calls stay where they are."""
-    for call in site.match.calls:
-        if call is site.before or not aliases.effect(call).effectful:
+    """Random and writing calls move past nothing that could tell the difference."""
+    calls = site.match.calls
+    for call in calls:
+        effect = aliases.effect(call)
+        if call is site.before or not effect.effectful:
             continue
         start, end = sorted((call, site.before))
-        other = aliases.effects_between(start, end, site.match.calls)
+        other = aliases.effects_between(start, end, calls)
+        other = other or aliases.reads_between(effect.writes, start, end, calls)
         if other is not None:
             raise Refused(f"the effect of '{call}' would move past '{other}'")
 

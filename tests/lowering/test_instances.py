@@ -1,0 +1,98 @@
+"""Every concrete pair of every shipped rule, run on random tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rewrite_engine import load, loads
+from rewrite_engine.lowering.instances import Instance
+
+FUSE = load("qat_fuse")
+RANK = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+
+
+def instances_of(name: str) -> list[Instance]:
+    return list(FUSE[name].instances())
+
+
+def conv_arguments(instance: Instance) -> dict[str, Any]:
+    """Seeded tensors and literals for the placeholders of a conv -> BatchNorm pair."""
+    torch.manual_seed(0)
+    call = instance.calls["y"]
+    name = call.target._schema.name.split("::")[1]
+    rank = int(name[-2])
+    transposed = "transpose" in name
+    groups = 2 if "grouped" in instance.name else (1 if transposed else 2)
+    inputs, outputs = 4, 6
+    shape = (
+        (inputs, outputs // groups) if transposed else (outputs, inputs // groups)
+    )
+    channels = {key: torch.randn(outputs).double() for key in ("gamma", "beta", "mean")}
+    return {
+        "x": torch.randn(3, inputs, *[7] * rank).double(),
+        "w": torch.randn(*shape, *[3] * rank).double(),
+        "b": torch.randn(outputs).double(),
+        **channels,
+        "var": torch.rand(outputs).double() + 0.5,
+        "groups": groups,
+        "training": True,
+        "eps": 1e-3,
+        "z_momentum": 0.1,
+        "z_cudnn_enabled": False,
+    }
+
+
+def run(module: torch.fx.GraphModule, arguments: dict[str, Any]) -> list[torch.Tensor]:
+    names = [node.target for node in module.graph.find_nodes(op="placeholder")]
+    copies = {k: v.clone() if torch.is_tensor(v) else v for k, v in arguments.items()}
+    (result,) = module(*(copies[name] for name in names))
+    # The running statistics are results as well: both sides write them.
+    return [result, copies["mean"], copies["var"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["fuse_conv_bn", "fuse_grouped_conv_transpose_bn"]
+)
+def test_every_instance_of_the_fuse_rules_is_exact_in_fp64(name: str) -> None:
+    checked = 0
+    for instance in instances_of(name):
+        arguments = conv_arguments(instance)
+        expected = run(instance.matcher, arguments)
+        found = run(instance.replacement, arguments)
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+        checked += 1
+    # 6 operators (and `padding` overloads of 3), with and without bias, gamma, beta;
+    # mean and var are always there; only transposed ones have the grouped rule.
+    assert checked == {"fuse_conv_bn": 72, "fuse_grouped_conv_transpose_bn": 24}[name]
+
+
+def test_instances_cover_alternatives_and_options_once() -> None:
+    rules = loads(
+        """
+        pattern act(v) = relu(v) | sigmoid(v) | tanh(v)
+        rule r { z = add?(A@act(mul(x, y?)), b) => z' = A(x) }
+        """
+    )
+    names = [
+        [n.name for n in i.matcher.graph.nodes if n.op == "call_function"]
+        for i in rules["r"].instances()
+    ]
+    assert len(names) == len({tuple(n) for n in names})
+
+
+def test_an_instance_prints_both_sides() -> None:
+    instance = instances_of("fuse_conv_bn")[0]
+    assert "batch_norm" in instance.matcher.code
+    assert "where" in instance.replacement.code
+
+
+def test_matcher_and_replacement_are_graph_modules() -> None:
+    rule = FUSE["fuse_conv_bn"]
+    assert isinstance(rule.matcher, torch.fx.GraphModule)
+    assert "conv" in rule.matcher.code and "batch_norm" in rule.replacement.code
+    with pytest.raises(TypeError, match="instances"):
+        rule.matcher(*[torch.randn(1)] * 12)

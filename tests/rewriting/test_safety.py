@@ -1,0 +1,186 @@
+"""What a rewrite must not do, and the reason it gives for not doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from rewrite_engine import engine, loads
+
+aten = torch.ops.aten
+Body = Callable[..., Any]
+
+MERGE = """
+rule merge {
+  y = relu(x)
+  z = mul(y, $k)
+=>
+  z' = leaky_relu(mul(x, $k), 0.0)
+}
+"""
+
+
+def graph_of(body: Body) -> fx.GraphModule:
+    graph = fx.Graph()
+    x, w = graph.placeholder("x"), graph.placeholder("w")
+    graph.output(body(graph.call_function, x, w))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+def reasons(rules: str, body: Body) -> list[str]:
+    result = engine.apply(graph_of(body), loads(rules))
+    result.graph_module.graph.lint()
+    return [refusal.reason for refusal in result.report.refusals]
+
+
+def test_nothing_in_the_way_is_rewritten() -> None:
+    assert reasons(
+        MERGE,
+        lambda f, x, w: f(aten.mul.Tensor, (f(aten.relu.default, (x,)), 2.0)),
+    ) == []
+
+
+def outside_reader(f: Any, x: Any, w: Any) -> Any:
+    y = f(aten.relu.default, (x,))
+    return f(aten.mul.Tensor, (y, 2.0)), f(aten.neg.default, (y,))
+
+
+def write_between(f: Any, x: Any, w: Any) -> Any:
+    y = f(aten.relu.default, (x,))
+    f(aten.add_.Tensor, (x, 1.0))
+    return f(aten.mul.Tensor, (y, 2.0))
+
+
+def write_through_a_view(f: Any, x: Any, w: Any) -> Any:
+    view = f(aten.view.default, (x, [-1]))
+    y = f(aten.relu.default, (x,))
+    f(aten.add_.Tensor, (view, 1.0))
+    return f(aten.mul.Tensor, (y, 2.0))
+
+
+def write_to_the_inner_value(f: Any, x: Any, w: Any) -> Any:
+    y = f(aten.relu.default, (x,))
+    f(aten.add_.Tensor, (y, 1.0))
+    return f(aten.mul.Tensor, (y, 2.0))
+
+
+def unknown_call_between(f: Any, x: Any, w: Any) -> Any:
+    y = f(aten.relu.default, (x,))
+    f(print, (w,))
+    return f(aten.mul.Tensor, (y, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (outside_reader, "is also read by 'neg_default'"),
+        (write_between, "'add__tensor' may write"),
+        (write_through_a_view, "'add__tensor' may write"),
+        (write_to_the_inner_value, "is also read by 'add__tensor'"),
+        (unknown_call_between, "'print_1' may write"),
+    ],
+)
+def test_a_match_is_refused_with_its_cause(body: Body, reason: str) -> None:
+    (given,) = reasons(MERGE, body)
+    assert reason in given
+
+
+def test_a_write_elsewhere_is_no_obstacle() -> None:
+    def body(f: Any, x: Any, w: Any) -> Any:
+        y = f(aten.relu.default, (x,))
+        f(aten.add_.Tensor, (w, 1.0))
+        return f(aten.mul.Tensor, (y, 2.0))
+
+    # Graph inputs are different tensors.
+    assert reasons(MERGE, body) == []
+
+
+def test_keep_allows_other_readers() -> None:
+    rules = MERGE.replace("=>", "=>\n  keep y")
+    gm = graph_of(outside_reader)
+    assert engine.apply(gm, loads(rules)).report.matches == 1
+    gm.graph.lint()
+    x = torch.randn(4)
+    product, negative = gm(x, x)
+    assert torch.equal(product, x.relu() * 2) and torch.equal(negative, -x.relu())
+
+
+DROPOUT = """
+rule halve { z = add(dropout(x, $p, true), dropout(x, $p, true)) => z' = mul(x, 2.0) }
+"""
+
+
+def test_random_calls_are_not_dropped() -> None:
+    def body(f: Any, x: Any, w: Any) -> Any:
+        drops = [f(aten.dropout.default, (x, 0.5, True)) for _ in range(2)]
+        return f(aten.add.Tensor, tuple(drops))
+
+    (given,) = reasons(DROPOUT, body)
+    assert "would be lost or repeated" in given
+
+
+def test_erase_says_that_an_effect_may_go() -> None:
+    rules = """
+    rule drop { z = dropout(x, $p, true) => z' = clone(x)  erase z }
+    """
+
+    def body(f: Any, x: Any, w: Any) -> Any:
+        return f(aten.dropout.default, (x, 0.5, True))
+
+    gm = graph_of(body)
+    assert engine.apply(gm, loads(rules)).report.matches == 1
+    assert [n.target for n in gm.graph.nodes if n.op == "call_function"] == [
+        aten.clone.default
+    ]
+
+
+def test_a_writing_call_does_not_move_past_a_reader() -> None:
+    rules = """
+    rule r {
+      y = aten.relu_.default(x)
+      z = add(y, $k)
+    =>
+      y' = aten.relu_.default(x, ..y)
+      z' = add(y', $k)
+    }
+    """
+
+    def body(f: Any, x: Any, w: Any) -> Any:
+        y = f(aten.relu_.default, (x,))
+        total = f(aten.sum.default, (x,))
+        return f(aten.add.Tensor, (y, 2.0)), total
+
+    (given,) = reasons(rules, body)
+    assert "would move past 'sum_default'" in given
+
+
+def test_an_identity_is_not_exposed_to_later_writes() -> None:
+    rules = "rule identity { z = add(x, 0) => z' = x }"
+
+    def written_later(f: Any, x: Any, w: Any) -> Any:
+        z = f(aten.add.Tensor, (x, 0))
+        return f(aten.add_.Tensor, (z, 1.0))
+
+    (given,) = reasons(rules, written_later)
+    assert "may write the storage of" in given
+    assert reasons(rules, lambda f, x, w: f(aten.add.Tensor, (x, 0))) == []
+
+
+def test_another_result_type_is_refused() -> None:
+    rules = "rule flat { z = relu(x) => z' = reshape(x, [-1]) }"
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x)
+
+    program = torch.export.export(Model(), (torch.randn(2, 3),))
+    gm = program.module()
+    before = str(gm.graph)
+    result = engine.apply(gm, loads(rules))
+    (refusal,) = result.report.refusals
+    assert "does not fit" in refusal.reason
+    assert str(gm.graph) == before and not result.modified
