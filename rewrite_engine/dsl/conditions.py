@@ -17,7 +17,7 @@ from rewrite_engine.dsl.functions import (
 )
 from rewrite_engine.dsl.names import Entry
 from rewrite_engine.dsl.presence import NOTHING_OPTIONAL, Presence
-from rewrite_engine.dsl.scopes import Scope, counted, did_you_mean
+from rewrite_engine.dsl.scopes import Scope, counted
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
@@ -75,7 +75,7 @@ class Environment:
     def _hint(self, name: str) -> str | None:
         if name in DTYPES:
             return f"the dtype is written `torch.{DTYPES[name]}`"
-        return did_you_mean(name, self.entries)
+        return self.scope.did_you_mean(name, self.entries)
 
     def check_present(self, entry: Entry, present: Names, span: Span) -> None:
         """Report a name that may be absent where it is read."""
@@ -169,7 +169,7 @@ def check_dtypes(type_: nodes.TensorType, scope: Scope) -> None:
         if dtype not in DTYPES:
             by_torch_name = {long: short for short, long in DTYPES.items()}
             close = by_torch_name.get(dtype)
-            hint = f"write `{close}`" if close else did_you_mean(dtype, DTYPES)
+            hint = f"write `{close}`" if close else scope.did_you_mean(dtype, DTYPES)
             scope.report("E207", f"there is no dtype `{dtype}`", type_.span, hint=hint)
 
 
@@ -246,7 +246,7 @@ def _check_name(expr: nodes.Name, env: Environment) -> None:
     if expr.id in TORCH_CONSTANTS:
         return
     if "." in expr.id:
-        hint = did_you_mean(expr.id, TORCH_CONSTANTS)
+        hint = env.scope.did_you_mean(expr.id, TORCH_CONSTANTS)
         message = f"`{expr.id}` is no constant"
         env.scope.report("E202", message, expr.span, hint=hint)
         return
@@ -353,6 +353,6 @@ def _report_unknown(callee: nodes.Name, env: Environment) -> None:
         message = f"`{callee.id}` is an operator; its result is no literal"
         env.scope.report("E402", message, callee.span)
         return
-    hint = did_you_mean(callee.id, FUNCTIONS)
+    hint = env.scope.did_you_mean(callee.id, FUNCTIONS)
     message = f"there is no function `{callee.id}`"
     env.scope.report("E208", message, callee.span, hint=hint)

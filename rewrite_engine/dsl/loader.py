@@ -23,7 +23,6 @@ from rewrite_engine.dsl.scopes import (
     Definition,
     Findings,
     Scope,
-    did_you_mean,
     span_of_name,
 )
 from rewrite_engine.dsl.test_blocks import resolve_test
@@ -244,7 +243,7 @@ def _check_names(use: nodes.Use, scope: Scope, used: Scope) -> bool:
     for name in unknown:
         message = f"`{use.path}` defines no `{name}`"
         span = span_of_name(scope.source, use.span, name)
-        scope.report("E210", message, span, hint=did_you_mean(name, known))
+        scope.report("E210", message, span, hint=scope.did_you_mean(name, known))
     return not unknown
 
 
@@ -289,7 +288,7 @@ def _locate(use: nodes.Use, unit: _Unit) -> Path | None:
         "E210",
         f"there is no file `{use.path}`",
         use.span,
-        hint=did_you_mean(use.path, shipped),
+        hint=scope.did_you_mean(use.path, shipped),
     )
     return None
 

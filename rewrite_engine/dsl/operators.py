@@ -111,7 +111,7 @@ class Operators:
         found = scope.find(use.family)
         if found is None or not isinstance(found.item, nodes.FamilyDef):
             known = [n for n in scope.names() if _is_family(scope, n)]
-            hint = did_you_mean(use.family, known)
+            hint = scope.did_you_mean(use.family, known)
             message = f"there is no family `{use.family}`"
             scope.report("E205", message, use.span, hint=hint)
             return None
@@ -221,7 +221,7 @@ def _check_when(scope: Scope, item: nodes.OpDef, canonical: Signature) -> None:
     for name in sorted(names_read(item.when)):
         if name not in known:
             message = f"`{name}` is no parameter of `{canonical.path}`"
-            hint = did_you_mean(name, known)
+            hint = scope.did_you_mean(name, known)
             scope.report("E202", message, item.when.span, hint=hint)
 
 
@@ -236,11 +236,15 @@ def _signatures(scope: Scope, name: nodes.Name) -> Iterator[Signature]:
 
 
 def _report_unknown(scope: Scope, name: nodes.Name) -> None:
-    hint = (
-        None if "." in name.id else did_you_mean(name.id, [*scope.names(), *FUNCTIONS])
-    )
-    hint = hint or suggestion(scope.catalog.suggest(name.id))
+    hint = _similar_operators(scope, name.id)
     scope.report("E201", f"there is no operator `{name.id}`", name.span, hint=hint)
+
+
+def _similar_operators(scope: Scope, name: str) -> str | None:
+    if not scope.findings.may_suggest():
+        return None
+    near = did_you_mean(name, (*scope.names(), *FUNCTIONS)) if "." not in name else None
+    return near or suggestion(scope.catalog.suggest(name))
 
 
 def _is_family(scope: Scope, name: str) -> bool:

@@ -8,7 +8,7 @@ from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import CopyMeta, Create, Value
 from rewrite_engine.dsl.conditions import Names
 from rewrite_engine.dsl.names import Entry, NameKind
-from rewrite_engine.dsl.scopes import span_of_name
+from rewrite_engine.dsl.scopes import span_of_name, spans_of_names
 from rewrite_engine.dsl.values import Right, makes_value
 from rewrite_engine.dsl.walk import names_read
 from rewrite_engine.errors import Note
@@ -128,9 +128,10 @@ class Statements:
             self._report("E406", message, span, (entry.note(),))
 
     def _copy_meta(self, statement: nodes.Meta) -> None:
+        spans = spans_of_names(self.right.env.scope.source, statement.span)
         for name in statement.names:
-            self._check_made(name, statement.span)
-        span = self._name_span(statement.span, statement.source)
+            self._check_made(name, spans.get(name, statement.span))
+        span = spans.get(statement.source, statement.span)
         self.right.env.value(statement.source, span)
         self.meta.append(
             CopyMeta(
@@ -178,9 +179,8 @@ class Statements:
         self.right.env.entries[name] = Entry(name, kind, span)
         self._made[name] = span
 
-    def _check_made(self, name: str, within: Span) -> None:
+    def _check_made(self, name: str, span: Span) -> None:
         """Report a target of `meta` that is no node of the right side."""
-        span = self._name_span(within, name)
         entry = self.right.env.value(name, span)
         if entry is not None and entry.kind not in ("node", "constant"):
             message = f"{entry.describe()}; metadata is copied to new nodes"
@@ -189,9 +189,10 @@ class Statements:
     def _mark(
         self, names: tuple[str, ...], chosen: set[str], other: set[str], within: Span
     ) -> None:
+        spans = spans_of_names(self.right.env.scope.source, within)
         for name in names:
             entry = self.right.env.entries.get(name)
-            span = self._name_span(within, name)
+            span = spans.get(name, within)
             if entry is None or entry.kind not in ("call", "capture"):
                 what = f"`{name}` is not bound" if entry is None else entry.describe()
                 message = f"only a matched call is kept or erased, and {what}"

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from itertools import islice
+from typing import Final
 
 import attrs
 
@@ -15,6 +16,9 @@ from rewrite_engine.dsl.catalog import Catalog
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.source import Source, Span
 
+MAX_SUGGESTIONS: Final = 100
+"""Searches for similar names in one load, so that no file takes seconds."""
+
 
 @attrs.define(eq=False)
 class Findings:
@@ -22,11 +26,17 @@ class Findings:
 
     _found: dict[tuple[str, str, Span], Diagnostic] = attrs.field(factory=dict)
     _places: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
+    _suggested: int = 0
     _order: dict[str, int] = attrs.field(factory=dict)
 
     def register(self, source: Source) -> None:
         """Findings are sorted by the order in which sources are registered."""
         self._order.setdefault(source.name, len(self._order))
+
+    def may_suggest(self) -> bool:
+        """Whether a search for similar names is still worth its time."""
+        self._suggested += 1
+        return self._suggested <= MAX_SUGGESTIONS
 
     def add(self, found: Diagnostic) -> None:
         name, span = found.source.name, found.span
@@ -120,6 +130,10 @@ class Scope:
         """The outermost scope, where the infix operators are looked up."""
         return self if self.enclosing is None else self.enclosing.prelude()
 
+    def did_you_mean(self, name: str, known: Iterable[str]) -> str | None:
+        """A hint with the known names most like `name`, for the first such faults."""
+        return did_you_mean(name, known) if self.findings.may_suggest() else None
+
     def names(self) -> tuple[str, ...]:
         outer = self.enclosing.names() if self.enclosing else ()
         return (*self.definitions, *outer)
@@ -132,6 +146,18 @@ def span_of_name(source: Source, within: Span, name: str) -> Span:
     if found is None:
         return within
     return Span(within.start + found.start(), within.start + found.end())
+
+
+def spans_of_names(source: Source, within: Span) -> dict[str, Span]:
+    """Where each word first stands in a stretch of the source."""
+    found: dict[str, Span] = {}
+    for word in re.finditer(
+        r"(?<![\w.$])\w+'?", source.text[within.start : within.end]
+    ):
+        start, end = word.span()
+        place = Span(within.start + start, within.start + end)
+        found.setdefault(word[0], place)
+    return found
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

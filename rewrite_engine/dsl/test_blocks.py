@@ -11,7 +11,6 @@ from rewrite_engine.dsl.resolver import check_name
 from rewrite_engine.dsl.right_side import Statements
 from rewrite_engine.dsl.scopes import (
     Scope,
-    did_you_mean,
     span_of_name,
 )
 from rewrite_engine.dsl.values import Right
@@ -71,5 +70,5 @@ def _check_rule(
     if expected.rule in scope.rules:
         return
     span = span_of_name(scope.source, expected.span, expected.rule)
-    hint = did_you_mean(expected.rule, scope.rules)
+    hint = scope.did_you_mean(expected.rule, scope.rules)
     scope.report("E202", f"there is no rule `{expected.rule}`", span, hint=hint)

@@ -19,6 +19,7 @@ from rewrite_engine.lowering.operators import OperatorPattern, Spelling
 from rewrite_engine.lowering.patterns import (
     Way,
     below,
+    captured_calls,
     guards_of,
     optional_below,
     roots_of,
@@ -147,12 +148,12 @@ class _Concrete:
         for node in self.matcher.nodes:
             if node.op != "placeholder":
                 continue
-            if node.name in literals:
-                self.values[node] = literals[node.name]
+            if node.target in literals:
+                self.values[node] = literals[str(node.target)]
             elif node.meta["optional"] and self.choices.choose(2):
                 self.values[node] = None
             else:
-                self.values[node] = self._placeholder(node.name)
+                self.values[node] = self._placeholder(str(node.target))
 
     def _placeholder(self, name: str) -> fx.Node:
         with self.graph.inserting_before(self._first_call()):
@@ -253,7 +254,7 @@ class _Concrete:
 
     def scope(self) -> _ChoiceScope:
         literals = (n for n in self.matcher.nodes if n.meta.get("role") == "literal")
-        return _ChoiceScope(self._names(), frozenset(n.name for n in literals))
+        return _ChoiceScope(self._names(), frozenset(str(n.target) for n in literals))
 
     def _names(self) -> dict[str, Any]:
         return {
@@ -319,7 +320,7 @@ class _ConcreteReplacement:
     def build(self) -> fx.Graph:
         for node in self.matched.nodes:
             if node.op == "placeholder":
-                self.copies[node] = self.graph.placeholder(node.name)
+                self.copies[node] = self.graph.placeholder(str(node.target))
         self.names = self.left._names()
         replaced = self.replacement.output_node().args[0]
         results = []
@@ -351,7 +352,7 @@ class _ConcreteReplacement:
 
     def _build(self, pattern: fx.Node) -> Any:
         if pattern.op == "placeholder":
-            return self.old(self.names.get(pattern.name))
+            return self.old(self.names.get(str(pattern.target)))
         if pattern.target is markers.computed:
             return self._computed(pattern)
         if pattern.target is markers.choose:
@@ -366,7 +367,7 @@ class _ConcreteReplacement:
 
     def _computed(self, pattern: fx.Node) -> Any:
         text, *operands = pattern.args
-        names = tuple(operand.name for operand in operands)
+        names = tuple(operand.meta["names"][0] for operand in operands)
         run = _Computation(text, names, pattern.meta["compute"])
         return self.graph.call_function(run, tuple(self.value(o) for o in operands))
 
@@ -375,7 +376,7 @@ class _ConcreteReplacement:
         keyed = {**dict(enumerate(pattern.args)), **pattern.kwargs}
         original = keyed.pop(REST_OF, None)
         spelling = operator.first_spelling(self.left.row if operator.is_slot else 0)
-        matched = None if original is None else self.names[original.name]
+        matched = None if original is None else self.names[str(original.target)]
         if matched is not None and self.left.spellings[matched] in operator.spellings:
             spelling = self.left.spellings[matched]
         given = {}
@@ -399,17 +400,24 @@ class _ConcreteReplacement:
         left = next(
             n
             for n in self.left.matcher.nodes
-            if n.target is markers.captured and n.args[0] == capture.name
+            if n.target is markers.captured and n.args[0] == capture.target
         )
         new = [self.value(operand) for operand in operands]
         root, hole = self.left.values.get(left), left.args[2]
-        if root is None:
+        if root is None or not self._is_there(left):
             return new[0]
         if hole is None:
             args = (*new, *self.old(root.args[len(new) :]))
             kwargs = self.old(root.kwargs)
             return self.graph.create_node(root.op, root.target, args, kwargs)
         return self._reemit_chain(root, {self.left.values[hole]: new[0]})
+
+    def _is_there(self, capture: fx.Node) -> bool:
+        """Whether the captured part is in this instance: it may be optional."""
+        _, value, hole = capture.args
+        if hole is not None:
+            return True
+        return any(call in self.left.values for call in captured_calls(value))
 
     def _reemit_chain(self, node: fx.Node, moved: dict[fx.Node, Any]) -> Any:
         if node not in moved:

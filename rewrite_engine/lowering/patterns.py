@@ -214,7 +214,7 @@ def roots_of(matcher: fx.Graph) -> tuple[fx.Node, ...]:
 
 def placeholders_of(matcher: fx.Graph) -> Mapping[str, fx.Node]:
     """What the rule names, other than calls."""
-    return {n.name: n for n in matcher.nodes if n.op == "placeholder"}
+    return {str(n.target): n for n in matcher.nodes if n.op == "placeholder"}
 
 
 @attrs.frozen(eq=False)
@@ -259,3 +259,14 @@ def below(pattern: Any) -> Iterator[fx.Node]:
             seen.add(item)
             yield item
             todo.extend(reversed([*item.args, *item.kwargs.values()]))
+
+
+def captured_calls(pattern: fx.Node) -> Iterator[fx.Node]:
+    """The calls that a capture of one operator may stand for."""
+    if isinstance(pattern.target, OperatorPattern):
+        yield pattern
+    elif pattern.target is markers.skippable:
+        yield pattern.args[0]
+    elif pattern.target is markers.either:
+        for option in pattern.args:
+            yield from captured_calls(option)

@@ -10,7 +10,7 @@ from torch import fx
 
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.operators import OperatorPattern, Spelling
-from rewrite_engine.lowering.patterns import below
+from rewrite_engine.lowering.patterns import below, captured_calls
 
 
 def anchor_calls(pattern: fx.Node) -> Iterator[fx.Node]:
@@ -38,8 +38,9 @@ def operands(pattern: fx.Node) -> dict[int | str, Any]:
 
 
 def calls_between(value: fx.Node, hole: fx.Node | None) -> list[fx.Node]:
+    """The calls of a capture: down to its hole, or the one operator it names."""
     if hole is None:
-        return list(anchor_calls(value))
+        return list(captured_calls(value))
     outside = set(below(hole))
     return [
         node

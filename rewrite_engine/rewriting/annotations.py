@@ -1,16 +1,19 @@
-"""References to nodes inside metadata follow the nodes that rewrites moved.
+"""Node references inside metadata, re-targeted after nodes were replaced.
 
-Quantizers annotate nodes with objects that name other nodes: the keys of an
-`input_qspec_map`, the node or edge that a spec is shared with or derived from. The
-objects are recognised by their structure, so no quantization library is needed, and
-changed ones are copies: an annotation may be shared.
+Quantizers describe a graph by its nodes: `QuantizationAnnotation.input_qspec_map` is
+keyed by operands, a `SharedQuantizationSpec` names a node or an edge, and a
+`DerivedQuantizationSpec` a list of such, anywhere in the graph. They are recognised by
+their structure, as are dataclasses, attrs classes, dictionaries, lists, tuples and sets
+of a user's own.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 
 import attrs
 from torch import fx
@@ -18,10 +21,11 @@ from torch import fx
 Edge = tuple[fx.Node, fx.Node]
 """An operand and the node that reads it."""
 
-_DEEPEST = 8
-"""How far inside a metadata value references are looked for."""
+_T = TypeVar("_T")
 
-_LEFT_ALONE = frozenset(
+_DEPTH: Final = 8
+# Values that name no nodes, or nodes of a graph's past on purpose.
+_SKIPPED: Final = frozenset(
     {
         "val",
         "example_value",
@@ -31,119 +35,164 @@ _LEFT_ALONE = frozenset(
         "source_fn_stack",
         "stack_trace",
         "torch_fn",
-        "original_aten",
     }
 )
-_UNCHANGED = (str, int, float, bool, type(None), type)
+_SPEC_FIELDS: Final = ("input_qspec_map", "output_qspec", "edge_or_node", "derived_from")
+
+
+@attrs.frozen
+class Undo:
+    """One entry of a node's metadata, as it was."""
+
+    meta: dict[str, Any]
+    key: str
+    value: Any
+
+    def restore(self) -> None:
+        """Puts the old value back."""
+        self.meta[self.key] = self.value
 
 
 def retarget(
     nodes: Iterable[fx.Node],
     moved: Mapping[fx.Node, fx.Node],
     edges: Mapping[Edge, Edge],
-) -> list[Callable[[], object]]:
-    """Make the metadata of `nodes` refer to what took the place of moved nodes.
+) -> list[Undo]:
+    """Makes the metadata of `nodes` name the nodes that replaced others.
 
-    `moved` maps old nodes to new ones; `edges` maps an operand and its old reader to
-    the operand that stands there now and the new reader. Both are followed as often as
-    they lead on. Returns the functions that undo each change.
+    `moved` maps a replaced node to its successor, `edges` an operand of a replaced
+    node to the operand of the new one. Both may hold several rewrites of one node, one
+    after the other. An edge follows `edges`, and `moved` where it is not there; a node
+    by itself follows `moved` only, so one that lives on keeps its name.
+
+    Objects that change are replaced by copies, never written. To go back, restore the
+    result in reverse.
     """
-    moves = _Moves(moved, edges)
-    undo: list[Callable[[], object]] = []
-    for node in nodes:
-        for key, value in node.meta.items():
-            if key in _LEFT_ALONE or isinstance(value, _UNCHANGED):
-                continue
-            changed = moves.follow(value, node, _DEEPEST)
-            if changed is not value:
-                node.meta[key] = changed
-                undo.append(lambda m=node.meta, k=key, v=value: m.update({k: v}))  # type: ignore[misc]
+    if not moved and not edges:
+        return []
+    targets = _Targets(moved, edges, _operands_by_consumer(edges))
+    return [undo for node in nodes for undo in _retarget_node(node, targets)]
+
+
+def _retarget_node(node: fx.Node, targets: _Targets) -> list[Undo]:
+    meta, undo = node.meta, []
+    renamed = targets.renaming(node)
+    for key in [key for key in meta if key not in _SKIPPED]:
+        old = meta[key]
+        new = renamed(old)
+        if new is not old:
+            undo.append(Undo(meta, key, old))
+            meta[key] = new
     return undo
 
 
-@attrs.frozen(eq=False)
-class _Moves:
-    """The moves of a run, and for each new reader the operands that were exchanged."""
+@attrs.frozen
+class _Targets:
+    """Where references go."""
 
     moved: Mapping[fx.Node, fx.Node]
     edges: Mapping[Edge, Edge]
-    operands: dict[fx.Node, dict[fx.Node, fx.Node]] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        operands: dict[fx.Node, dict[fx.Node, fx.Node]] = {}
-        for source, reader in self.edges:
-            new_source, new_reader = self.edge((source, reader))
-            operands.setdefault(new_reader, {})[source] = new_source
-        object.__setattr__(self, "operands", operands)
+    operands: Mapping[fx.Node, Mapping[fx.Node, fx.Node]]
+    """Per node of the new graph: what became of the operands of its predecessors."""
 
     def node(self, node: fx.Node) -> fx.Node:
-        while node in self.moved:
-            node = self.moved[node]
-        return node
+        """What became of a node."""
+        return _last(node, lambda n: self.moved.get(n, n))
 
     def edge(self, edge: Edge) -> Edge:
-        while edge in self.edges:
-            edge = self.edges[edge]
-        return self.node(edge[0]), self.node(edge[1])
+        """What became of an edge."""
+        return _last(edge, self._next_edge)
 
-    def follow(self, value: Any, owner: fx.Node, depth: int) -> Any:
-        """The value with its references moved; the same object if it has none."""
+    def operand(self, operand: fx.Node, consumer: fx.Node) -> fx.Node:
+        """What an operand of `consumer` is now, by the name of then."""
+        known = self.operands.get(consumer, {}).get(operand)
+        return self.node(operand) if known is None else known
+
+    def renaming(self, owner: fx.Node) -> Callable[[Any], Any]:
+        """The function that re-targets a value in the metadata of `owner`."""
+        return lambda value: _Renaming(self, owner).value(value, _DEPTH)
+
+    def _next_edge(self, edge: Edge) -> Edge:
+        if edge in self.edges:
+            return self.edges[edge]
+        operand, consumer = edge
+        if operand in self.moved:
+            return self.moved[operand], consumer
+        return operand, self.moved.get(consumer, consumer)
+
+
+@attrs.frozen
+class _Renaming:
+    """Copies of values that name other nodes; a value that names none is kept as is."""
+
+    targets: _Targets
+    owner: fx.Node
+
+    def value(self, value: Any, depth: int) -> Any:
         if isinstance(value, fx.Node):
-            return self.node(value)
-        if depth == 0 or isinstance(value, _UNCHANGED):
+            return self.targets.node(value)
+        if depth == 0:
             return value
-        if _is_edge(value):
-            edge = self.edge(value)
-            return value if edge == value else edge
         if isinstance(value, dict):
-            return self._dict(value, owner, depth)
-        if isinstance(value, (list, tuple)):
-            return self._sequence(value, owner, depth)
-        return self._object(value, owner, depth)
+            return self._dict(value, depth)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return self._items(value, depth)
+        return self._fields(value, depth)
 
-    def _dict(
-        self, value: dict[Any, Any], owner: fx.Node, depth: int
-    ) -> dict[Any, Any]:
-        changed = {
-            self._key(key, owner): self.follow(item, owner, depth - 1)
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+        items = {
+            self.value(key, depth - 1): self.value(item, depth - 1)
             for key, item in value.items()
         }
-        same = all(
-            old is new and value[old] is item
-            for old, (new, item) in zip(value, changed.items(), strict=False)
-        )
-        return value if same and len(changed) == len(value) else changed
+        return value if _same_items(value, items) else _refilled(value, items)
 
-    def _key(self, key: Any, owner: fx.Node) -> Any:
-        """A key of a map by operand: for a replaced reader, the operand's successor."""
+    def _items(self, value: Any, depth: int) -> Any:
+        if _is_edge(value):
+            edge = self.targets.edge(value)
+            return value if edge == value else edge
+        items = [self.value(item, depth - 1) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+
+    def _fields(self, value: Any, depth: int) -> Any:
+        changed = {}
+        for name in _field_names(type(value)):
+            old = getattr(value, name, None)
+            is_map = name == "input_qspec_map" and isinstance(old, dict)
+            new = self._qspec_map(old, depth) if is_map else self.value(old, depth - 1)
+            if new is not old:
+                changed[name] = new
+        return _with_fields(value, changed) if changed else value
+
+    def _qspec_map(self, value: dict[Any, Any], depth: int) -> Any:
+        items = {
+            self._operand(key): self.value(spec, depth - 1)
+            for key, spec in value.items()
+        }
+        return value if _same_items(value, items) else _refilled(value, items)
+
+    def _operand(self, key: Any) -> Any:
         if not isinstance(key, fx.Node):
             return key
-        exchanged = self.operands.get(owner, {}).get(key)
-        return self.node(key) if exchanged is None else exchanged
+        return self.targets.operand(key, self.owner)
 
-    def _sequence(self, value: Any, owner: fx.Node, depth: int) -> Any:
-        items = [self.follow(item, owner, depth - 1) for item in value]
-        if all(old is new for old, new in zip(value, items, strict=True)):
-            return value
-        # A named tuple takes its items one by one.
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
-    def _object(self, value: Any, owner: fx.Node, depth: int) -> Any:
-        fields = getattr(value, "__dict__", None)
-        if not fields or not _describes(type(value)):
-            return value
-        changes = {}
-        for name, item in fields.items():
-            moved = self.follow(item, owner, depth - 1)
-            if moved is not item:
-                changes[name] = moved
-        if not changes:
-            return value
-        own = copy.copy(value)
-        for name, item in changes.items():
-            # Works for a frozen dataclass, too.
-            object.__setattr__(own, name, item)
-        return own
+def _operands_by_consumer(
+    edges: Mapping[Edge, Edge],
+) -> dict[fx.Node, dict[fx.Node, fx.Node]]:
+    operands: dict[fx.Node, dict[fx.Node, fx.Node]] = {}
+    for edge in edges:
+        operand, consumer = _last(edge, lambda e: edges.get(e, e))
+        operands.setdefault(consumer, {}).setdefault(edge[0], operand)
+    return operands
+
+
+def _last(start: _T, following: Callable[[_T], _T]) -> _T:
+    current, after = start, following(start)
+    while after != current:
+        current, after = after, following(after)
+    return current
 
 
 def _is_edge(value: Any) -> bool:
@@ -154,6 +203,36 @@ def _is_edge(value: Any) -> bool:
     )
 
 
-def _describes(kind: type) -> bool:
-    """Whether objects of a class are records of data: dataclasses and attrs classes."""
-    return hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__")
+@lru_cache(maxsize=1024)
+def _field_names(kind: type) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(kind):
+        return tuple(field.name for field in dataclasses.fields(kind))
+    if attrs.has(kind):
+        return tuple(field.name for field in attrs.fields(kind))
+    # An ordinary object counts as a spec if it has one of these; others are opaque.
+    return () if kind.__module__ == "builtins" else _SPEC_FIELDS
+
+
+def _with_fields(value: Any, fields: Mapping[str, Any]) -> Any:
+    """A copy with other fields, of a frozen class as well."""
+    changed = copy.copy(value)
+    for name, field in fields.items():
+        object.__setattr__(changed, name, field)
+    return changed
+
+
+def _refilled(value: dict[Any, Any], items: dict[Any, Any]) -> Any:
+    """A dictionary of the kind of `value` with other items."""
+    if type(value) is dict:
+        return items
+    filled = copy.copy(value)
+    filled.clear()
+    filled.update(items)
+    return filled
+
+
+def _same_items(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> bool:
+    pairs = zip(old.items(), new.items(), strict=False)
+    return len(old) == len(new) and all(
+        a is b and x is y for (a, x), (b, y) in pairs
+    )

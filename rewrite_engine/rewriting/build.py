@@ -116,7 +116,7 @@ class _Builder:
 
     def _build(self, pattern: fx.Node) -> Any:
         if pattern.op == "placeholder":
-            return self.scope.names[pattern.name]
+            return self.scope.names[str(pattern.target)]
         if pattern.target is markers.computed:
             return pattern.meta["compute"](self.scope)
         if pattern.target is markers.choose:
@@ -179,7 +179,7 @@ class _Builder:
     def _reemit(self, pattern: fx.Node) -> Any:
         capture = self.value(pattern.args[0])
         operands = [self.node_for(arg) for arg in pattern.args[1:]]
-        if capture is None:
+        if capture is None or not capture.calls:
             # The optional part was not there: nothing stands around its operand.
             return operands[0]
         if capture.hole is None:
@@ -245,6 +245,8 @@ class _Builder:
         target = constant_name(self._source_name(pattern), name)
         node = self.state.add(self.transaction, self.before, target, tensor)
         self.created.append(node)
+        if node.op == "placeholder":
+            node.meta["val"] = self.types.of_tensor(tensor)
         self.types.infer(node)
         self._built[pattern] = node
         return node
@@ -256,7 +258,7 @@ class _Builder:
             node = todo.pop(0)
             todo.extend(node.all_input_nodes)
             if node.op == "placeholder":
-                value = self.scope.value(node.name)
+                value = self.scope.value(str(node.target))
                 if isinstance(value, fx.Node):
                     found.append(value)
         return found

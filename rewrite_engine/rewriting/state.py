@@ -104,7 +104,7 @@ class ProgramState:
     ) -> fx.Node:
         first_input = self._first_user_input()
         prefix = "p_" if isinstance(value, torch.nn.Parameter) else "b_"
-        target = _fresh(prefix + name, self._is_taken)
+        target = _fresh(prefix + name.removeprefix(prefix), self._is_taken)
         node = transaction.create(first_input, "placeholder", target, (), {}, target)
         self.staged[node.name] = value
         transaction.record(lambda: self.staged.pop(node.name))
