@@ -14,7 +14,7 @@ from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked
 from rewrite_engine.lowering.guards import ArgumentScope, compile_expr
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.signatures import Parameter, Signature
+from rewrite_engine.signatures import REQUIRED, Parameter, Signature
 
 CallKey = tuple[str, object]
 """An fx `op` and its target, with functions replaced by their identity."""
@@ -165,7 +165,7 @@ def _spellings(operator: checked.Operator, row: int) -> Iterator[Spelling]:
 
 
 def _align(canonical: Signature, other: Signature) -> Iterator[tuple[str, str]]:
-    """Pairs of parameter names that hold the same operand: by name, else by position."""
+    """Pairs of parameters that hold the same operand: by name, else by position."""
     shared = {p.name for p in canonical.parameters} & {p.name for p in other.parameters}
     position = 0
     for parameter in canonical.parameters:
@@ -173,6 +173,14 @@ def _align(canonical: Signature, other: Signature) -> Iterator[tuple[str, str]]:
             yield parameter.name, parameter.name
         elif not parameter.keyword_only:
             counterpart = other.parameter(position)
-            if counterpart is not None and counterpart.name not in shared:
+            if counterpart is not None and _same_operand(parameter, counterpart):
                 yield parameter.name, counterpart.name
         position += not parameter.keyword_only
+
+
+def _same_operand(parameter: Parameter, counterpart: Parameter) -> bool:
+    """Whether two names at one position mean one operand: `self`, `input` and `a` do.
+
+    Options are paired by name only: `scale` and `inplace` may share a position.
+    """
+    return parameter.default is REQUIRED and counterpart.default is REQUIRED

@@ -19,7 +19,7 @@ from benches.models import ConvBn, capture, randomise_batch_norms
 
 CHANNELS = 4
 BATCH = 8
-SIDES = {1: 48, 2: 6, 3: 6}
+SIDES = {1: 14, 2: 6, 3: 6}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
