@@ -23,7 +23,7 @@ from rewrite_engine.dsl.scopes import (
     Definition,
     Findings,
     Scope,
-    span_of_name,
+    spans_of_names,
 )
 from rewrite_engine.dsl.test_blocks import resolve_test
 from rewrite_engine.dsl.validator import MAX_RULES, validate_rules
@@ -240,9 +240,10 @@ def _is_wanted(test: nodes.TestDef, wanted: frozenset[str]) -> bool:
 def _check_names(use: nodes.Use, scope: Scope, used: Scope) -> bool:
     known = {*used.definitions, *used.rules}
     unknown = [name for name in use.names if name not in known]
+    spans = spans_of_names(scope.source, use.span)
     for name in unknown:
         message = f"`{use.path}` defines no `{name}`"
-        span = span_of_name(scope.source, use.span, name)
+        span = spans.get(name, use.span)
         scope.report("E210", message, span, hint=scope.did_you_mean(name, known))
     return not unknown
 

@@ -1,0 +1,296 @@
+"""With batch-norm's default constants `qat_fuse` builds torchao's own graph.
+
+Graphs are compared node for node, up to names, the order of independent nodes, the
+spelling of default arguments, and one pair of nodes that only ours has: the stand-in
+for a scale of zero, without which torchao's graph is NaN.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.ao.quantization.observer import (
+    MovingAverageMinMaxObserver,
+    PlaceholderObserver,
+)
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.prepare import prepare
+from torchao.quantization.pt2e.qat_utils import _fuse_conv_bn_qat
+from torchao.quantization.pt2e.quantizer import (
+    DerivedQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+from torchao.quantization.pt2e.utils import _get_node_name_to_scope
+from torchao.testing.pt2e._xnnpack_quantizer import (
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
+
+from benches.models import ConvBn, capture
+from rewrite_engine import engine
+
+aten = torch.ops.aten
+CONVS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+ANNOTATION = "quantization_annotation"
+
+
+class Pairs(nn.Module):
+    """A branch a convolution kind and bias; literals away from their defaults."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            _pair(conv, bias=bias) for conv in CONVS for bias in (True, False)
+        )
+
+    def forward(
+        self, line: torch.Tensor, plane: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        inputs = {nn.BatchNorm1d: line, nn.BatchNorm2d: plane}
+        return tuple(block(inputs[type(block.bn)]) for block in self.blocks)
+
+
+def _pair(conv, *, bias):
+    rank = 1 if conv in (nn.Conv1d, nn.ConvTranspose1d) else 2
+    norm = nn.BatchNorm1d if rank == 1 else nn.BatchNorm2d
+    options = {"stride": 2, "padding": 1, "bias": bias}
+    if conv in (nn.Conv1d, nn.Conv2d):
+        options |= {"groups": 2, "dilation": 2}
+    return ConvBn(conv(4, 6, 3, **options), norm(6), nn.ReLU() if bias else None)
+
+
+def _capture() -> GraphModule:
+    torch.manual_seed(0)
+    return capture(Pairs(), (torch.randn(2, 4, 9), torch.randn(2, 4, 9, 9)))
+
+
+# --- quantizers ---
+
+
+class DerivedBiasQuantizer(Quantizer):
+    """A bias quantized by the scales of input and weight; a ReLU that shares."""
+
+    activation = QuantizationSpec(
+        dtype=torch.uint8,
+        observer_or_fake_quant_ctr=MovingAverageMinMaxObserver,
+        quant_min=0,
+        quant_max=255,
+        qscheme=torch.per_tensor_affine,
+    )
+    weight = QuantizationSpec(
+        dtype=torch.int8,
+        observer_or_fake_quant_ctr=MovingAverageMinMaxObserver,
+        quant_min=-127,
+        quant_max=127,
+        qscheme=torch.per_tensor_symmetric,
+    )
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.nodes:
+            if str(node.target).startswith("aten.conv"):
+                self._annotate_conv(node)
+            elif node.target is aten.batch_norm.default:
+                self._annotate_norm(node)
+            elif node.target is aten.relu.default:
+                self._annotate_relu(node)
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        pass
+
+    def _annotate_conv(self, conv: Node) -> None:
+        x, weight, bias = (*conv.args, None)[:3]
+        qspecs = {x: self.activation, weight: self.weight}
+        if bias is not None:
+            qspecs[bias] = DerivedQuantizationSpec(
+                derived_from=[(x, conv), (weight, conv)],
+                derive_qparams_fn=_product_of_scales,
+                dtype=torch.int32,
+                quant_min=-(2**31),
+                quant_max=2**31 - 1,
+                qscheme=torch.per_tensor_symmetric,
+            )
+        conv.meta[ANNOTATION] = QuantizationAnnotation(
+            input_qspec_map=qspecs, _annotated=True
+        )
+
+    def _annotate_norm(self, norm: Node) -> None:
+        norm.meta[ANNOTATION] = QuantizationAnnotation(
+            output_qspec=self.activation, _annotated=True
+        )
+
+    def _annotate_relu(self, relu: Node) -> None:
+        norm = relu.args[0]
+        relu.meta[ANNOTATION] = QuantizationAnnotation(
+            input_qspec_map={norm: self.activation},
+            output_qspec=SharedQuantizationSpec((norm, relu)),
+            _annotated=True,
+        )
+
+
+def _product_of_scales(observers):
+    scales = [observer.calculate_qparams()[0] for observer in observers]
+    return scales[0] * scales[1], torch.zeros(1, dtype=torch.int32)
+
+
+def _xnnpack(*, per_channel):
+    config = get_symmetric_quantization_config(
+        is_per_channel=per_channel, is_qat=True
+    )
+    return XNNPACKQuantizer().set_global(config)
+
+
+QUANTIZERS = {
+    "none": lambda: None,
+    "per_tensor": lambda: _xnnpack(per_channel=False),
+    "per_channel": lambda: _xnnpack(per_channel=True),
+    "derived_bias": DerivedBiasQuantizer,
+}
+
+
+def _annotated(quantizer: Quantizer | None) -> GraphModule:
+    gm = _capture()
+    if quantizer is not None:
+        quantizer.annotate(quantizer.transform_for_annotation(gm))
+    return gm
+
+
+@pytest.fixture(scope="module", params=QUANTIZERS)
+def fused_pair(request, rules):
+    """The same annotated model, fused by us and by torchao."""
+    ours, theirs = (_annotated(QUANTIZERS[request.param]()) for _ in range(2))
+    engine.apply(ours, rules)
+    return ours, _fuse_conv_bn_qat(theirs)
+
+
+# --- the canonical form ---
+
+
+class Canonical:
+    """Every node of a graph as a value that does not depend on names or on order.
+
+    The value of a node holds the values of its operands, so two graphs with the same
+    counts of values have the same edges.
+    """
+
+    def __init__(self, gm: GraphModule) -> None:
+        self._gm = gm
+        self._values: dict[Node, object] = {}
+        self.counts: Counter[object] = Counter()
+        for node in gm.graph.nodes:
+            self._values[node] = self._value(node)
+            if not _is_zero_test(node) and not _is_stand_in(node):
+                self.counts[self._values[node]] += 1
+
+    def __getitem__(self, node: Node) -> object:
+        """The value of `node`; a node that is not of this graph is told apart."""
+        return self._values.get(node, "a node of another graph")
+
+    def _value(self, node: Node) -> object:
+        if _is_stand_in(node):
+            return self[node.args[1]]
+        return (node.op, self._target(node), self._operands(node))
+
+    def _target(self, node: Node) -> str:
+        if node.op == "call_module" and node.target != "_guards_fn":
+            return repr(self._gm.get_submodule(node.target))
+        return str(node.target)
+
+    def _operands(self, node: Node) -> object:
+        return self.of(_written_arguments(node))
+
+    def of(self, value: object) -> object:
+        """`value` with nodes replaced by their values, hashable."""
+        if isinstance(value, Node):
+            return self[value]
+        if isinstance(value, (list, tuple)):
+            return tuple(self.of(item) for item in value)
+        if isinstance(value, dict):
+            return frozenset((self.of(k), self.of(v)) for k, v in value.items())
+        if isinstance(value, QuantizationSpecBase):
+            return (type(value).__name__, self.of(vars(value)))
+        if isinstance(value, QuantizationAnnotation):
+            return self.of(vars(value))
+        return repr(value)
+
+    def annotations(self) -> Counter[object]:
+        """The values of all annotated nodes, each with its annotation."""
+        return Counter(
+            (self[node], self.of(node.meta[ANNOTATION]))
+            for node in self._gm.graph.nodes
+            if ANNOTATION in node.meta
+        )
+
+
+def _is_zero_test(node: Node) -> bool:
+    return node.target is aten.ne.Scalar and all(map(_is_stand_in, node.users))
+
+
+def _is_stand_in(node: Node) -> bool:
+    """`where(scale != 0, scale, 1)`, and nothing but that."""
+    if node.target is not aten.where.ScalarOther:
+        return False
+    condition, scale, other = node.args
+    return (
+        condition.target is aten.ne.Scalar
+        and condition.args == (scale, 0)
+        and other == 1
+        and scale.target is aten.div.Tensor
+        and scale.args[1].target is aten.sqrt.default
+    )
+
+
+def _written_arguments(node: Node) -> dict[str, object]:
+    """Arguments by name, without those that say what holds anyway."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {"args": node.args, "kwargs": node.kwargs}
+    parameters = node.target._schema.arguments
+    given = dict(zip((p.name for p in parameters), node.args, strict=False))
+    given.update(node.kwargs)
+    implied = {p.name: p.default_value for p in parameters}
+    if node.target is aten.zeros_like.default:
+        implied |= {"pin_memory": False, "dtype": node.args[0].meta["val"].dtype}
+    return {k: v for k, v in given.items() if not _same(v, implied[k])}
+
+
+def _same(value: object, implied: object) -> bool:
+    return type(value) is type(implied) and value == implied
+
+
+# --- the comparisons ---
+
+
+def test_structure_is_torchaos(fused_pair):
+    ours, theirs = map(Canonical, fused_pair)
+    assert ours.counts == theirs.counts
+    assert sum(ours.counts.values()) < len(fused_pair[0].graph.nodes)
+
+
+def test_annotations_are_torchaos(fused_pair):
+    ours, theirs = map(Canonical, fused_pair)
+    assert ours.annotations() == theirs.annotations()
+
+
+def test_prepare_inserts_the_same_observers(fused_pair, rules):
+    ours, theirs = (_prepared(gm) for gm in fused_pair)
+    assert Canonical(ours).counts == Canonical(theirs).counts
+    assert len(_observers(ours)) == len(_observers(theirs))
+    ours(torch.randn(2, 4, 9), torch.randn(2, 4, 9, 9))
+
+
+def _prepared(gm: GraphModule) -> GraphModule:
+    return prepare(gm, _get_node_name_to_scope(gm), is_qat=True)
+
+
+def _observers(gm: GraphModule) -> set[nn.Module]:
+    return {
+        gm.get_submodule(node.target)
+        for node in gm.graph.find_nodes(op="call_module", target=None) or ()
+    }

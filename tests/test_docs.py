@@ -1,0 +1,40 @@
+"""What the documentation says is executed, and the files it names exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "grammar/README.md", ROOT / "rules/README.md"]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.S)
+
+
+def test_the_quickstart_runs() -> None:
+    (quickstart,) = blocks(ROOT / "README.md", "python")
+    exec(compile(quickstart, "README.md", "exec"), {})
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    commands = blocks(ROOT / "README.md", "bash")[:2]
+    setup = "python3 -m venv .venv && .venv/bin/python -m pip install -q "
+    assert commands[0].strip() == f"{setup}. && .venv/bin/python -m rewrite_engine demo"
+    tests = f"{setup}'.[test]' && .venv/bin/python -m pytest -q tests"
+    assert commands[1].strip() == tests
+    assert tests in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    missing = [
+        link
+        for link in links
+        if "://" not in link and not (path.parent / link).exists()
+    ]
+    assert not missing

@@ -1,0 +1,67 @@
+"""The shipped rule files: formatted, free of findings, and their own tests pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rewrite_engine import load
+from rewrite_engine.assets import rules_directory
+from rewrite_engine.dsl import loader, nodes
+from rewrite_engine.dsl.printer import format_source
+from rewrite_engine.rule_tests import run_tests
+from rewrite_engine.source import Source
+
+FILES = sorted(rules_directory().glob("*.rules"))
+LIBRARIES = [path for path in FILES if path.stem != "prelude"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_there_are_no_findings(path: Path) -> None:
+    assert loader.check(path) == ()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_files_are_formatted(path: Path) -> None:
+    text = path.read_text()
+    assert format_source(Source(path.name, text)) == text
+
+
+@pytest.mark.parametrize("path", LIBRARIES, ids=lambda p: p.stem)
+def test_their_own_tests_pass(path: Path) -> None:
+    outcomes = run_tests(load(path))
+    assert outcomes and all(outcome.passed for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize("path", LIBRARIES, ids=lambda p: p.stem)
+def test_every_rule_fires_in_one_test_and_not_in_another(path: Path) -> None:
+    rules = load(path)
+    counts = [
+        expected
+        for test in rules.tests
+        for expected in test.expect
+        if isinstance(expected, nodes.ExpectCount)
+    ]
+    for rule in rules:
+        mine = {expected.count for expected in counts if expected.rule == rule.name}
+        assert 0 in mine and mine - {0}, rule.name
+
+
+def test_a_failing_test_says_what_happened() -> None:
+    from rewrite_engine import loads
+
+    rules = loads(
+        """
+        rule wrong { z = relu(x) => z' = neg(x) }
+        test "not the same" {
+          given (x: f32[4]) { return relu(x) }
+          expect wrong * 2, equal, refused wrong "no reason"
+        }
+        """
+    )
+    (outcome,) = run_tests(rules)
+    assert not outcome.passed
+    assert "expected wrong * 2, found 1" in outcome.message
+    assert "output 0 differs" in outcome.message
+    assert "refused with 'no reason'" in outcome.message
