@@ -235,7 +235,8 @@ def test_a_capture_is_emitted_again_with_its_literals() -> None:
     literals = (0.5, 3, -128, 127, torch.int8)
     gm = graph_of(
         lambda f, x, y: f(
-            aten.relu.default, (f(dequantize, (f(quantize, (x, *literals)), *literals)),)
+            aten.relu.default,
+            (f(dequantize, (f(quantize, (x, *literals)), *literals)),),
         )
     )
     assert engine.apply(gm, rules).report.matches == 1

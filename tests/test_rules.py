@@ -19,7 +19,7 @@ LIBRARIES = [path for path in FILES if path.stem != "prelude"]
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_there_are_no_findings(path: Path) -> None:
-    assert loader.check(path) == ()
+    assert loader.check_file(path) == ()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

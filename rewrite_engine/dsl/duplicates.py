@@ -110,24 +110,38 @@ _NAMED_SYNTAX = (
 
 
 def _key(part: Any, numbers: dict[str, int]) -> Hashable:
-    """A part of a rule as nested tuples, in which names are numbers."""
+    """A part of a rule as a row of tokens, in which names are numbers.
+
+    Not nested, since hashing and comparing what is nested deep would recurse.
+    """
+    tokens: list[Hashable] = []
+    pending = [part]
+    while pending:
+        current = pending.pop()
+        token, below = _token(current, numbers)
+        tokens.append(token)
+        pending.extend(reversed(below))
+    return tuple(tokens)
+
+
+def _token(part: Any, numbers: dict[str, int]) -> tuple[Hashable, tuple[Any, ...]]:
+    """What stands for a part, and the parts below it."""
+    kind = type(part).__name__
     if isinstance(part, tuple):
-        return tuple(_key(item, numbers) for item in part)
+        return len(part), part
     if isinstance(part, Operator):
-        return tuple(signature.path for signature in part.spellings)
+        return tuple(signature.path for signature in part.spellings), ()
     if isinstance(part, Slot):
-        return "slot"
+        return kind, ()
     if isinstance(part, nodes.Call):
-        return part.callee.id, _key(part.args, numbers)
+        return part.callee.id, (part.args,)
     if not attrs.has(type(part)) or _is_path(part):
-        return type(part).__name__, repr(part)
+        return (kind, repr(part)), ()
     fields = attrs.fields(type(part))
-    values = [getattr(part, f.name) for f in fields if f.eq]
-    head: Hashable = type(part).__name__
+    values = tuple(getattr(part, field.name) for field in fields if field.eq)
     if isinstance(part, _NAMED + _NAMED_SYNTAX):
-        name, *values = values
-        head = (head, _number(name, numbers))
-    return (head, *(_key(value, numbers) for value in values))
+        return (kind, _number(values[0], numbers)), values[1:]
+    return kind, values
 
 
 def _is_path(part: Any) -> bool:

@@ -31,6 +31,10 @@ class Presence:
     optional: Names
     implied: Mapping[str, Names]
 
+    def and_optional(self, name: str) -> Presence:
+        """The same, with one more name that may be absent."""
+        return Presence(self.optional | {name}, {**self.implied, name: _NONE})
+
     def with_implied(self, present: Names) -> Names:
         """All names that are present when the given ones are."""
         return present.union(*(self.implied.get(name, _NONE) for name in present))

@@ -9,7 +9,7 @@ from rewrite_engine.dsl.checked import CopyMeta, Create, Value
 from rewrite_engine.dsl.conditions import Names
 from rewrite_engine.dsl.names import Entry, NameKind
 from rewrite_engine.dsl.scopes import span_of_name, spans_of_names
-from rewrite_engine.dsl.values import Right, makes_value
+from rewrite_engine.dsl.values import Right, makes_value, may_be_absent
 from rewrite_engine.dsl.walk import names_read
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
@@ -76,9 +76,12 @@ class Statements:
                 self._report("E901", message, statement.span)
 
     def _bind(self, statement: nodes.Bind) -> None:
-        value = self._graph_value(statement.value)
+        value = self._graph_value(statement.value, optional=True)
         span = self._name_span(statement.span, statement.name)
         self._declare(statement.name, "node", span)
+        if may_be_absent(value):
+            env = self.right.env
+            env.presence = env.presence.and_optional(statement.name)
         create = Create("node", statement.name, value, span=statement.span)
         self.creates.append(create)
 
@@ -146,9 +149,9 @@ class Statements:
                 hint = "what a rule matched is replaced by `name' = …`"
                 self._report("W201", f"`{name}` is never used", span, (), hint)
 
-    def _graph_value(self, expr: nodes.Expr) -> Value:
+    def _graph_value(self, expr: nodes.Expr, *, optional: bool = False) -> Value:
         value = self.right.value(expr, self.present)
-        if self._is_literal(value):
+        if self._is_literal(value) and not (optional and may_be_absent(value)):
             message = "a graph value is needed, and this is a literal"
             self._report("E401", message, expr.span)
         for name in sorted(names_read(expr) & self._loose):

@@ -274,6 +274,20 @@ def makes_value(value: Value) -> bool:
     return isinstance(value, Use | Build | Reemit)
 
 
+def may_be_absent(value: Value) -> bool:
+    """Whether the result is one graph value or, if so chosen, `none`."""
+    if not isinstance(value, Choose):
+        return False
+    ways = value.then, value.otherwise
+    return any(map(_is_none, ways)) and all(
+        _is_none(way) or makes_value(way) or may_be_absent(way) for way in ways
+    )
+
+
+def _is_none(value: Value) -> bool:
+    return isinstance(value, Computed) and value.expr == nodes.Constant(None)
+
+
 def operand_count(term: Term) -> int:
     """How many operands of a captured call a rule mentions, at most."""
     match term:

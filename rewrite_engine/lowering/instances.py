@@ -322,6 +322,10 @@ class _ConcreteReplacement:
             if node.op == "placeholder":
                 self.copies[node] = self.graph.placeholder(str(node.target))
         self.names = self.left._names()
+        for node in self.replacement.nodes:
+            if "statement" in node.meta:
+                # Later conditions may ask whether a new node is there.
+                self.names.update(dict.fromkeys(node.meta["names"], self.value(node)))
         replaced = self.replacement.output_node().args[0]
         results = []
         for root in roots_of(self.left.matcher):
@@ -357,7 +361,8 @@ class _ConcreteReplacement:
             return self._computed(pattern)
         if pattern.target is markers.choose:
             _, then, otherwise = pattern.args
-            chosen = present(pattern.meta["compute"](self.left.scope()))
+            scope = attrs.evolve(self.left.scope(), names=self.names)
+            chosen = present(pattern.meta["compute"](scope))
             return self.value(then if chosen else otherwise)
         if pattern.target is markers.reemit:
             return self._reemit(pattern)

@@ -37,7 +37,12 @@ _SKIPPED: Final = frozenset(
         "torch_fn",
     }
 )
-_SPEC_FIELDS: Final = ("input_qspec_map", "output_qspec", "edge_or_node", "derived_from")
+_SPEC_FIELDS: Final = (
+    "input_qspec_map",
+    "output_qspec",
+    "edge_or_node",
+    "derived_from",
+)
 
 
 @attrs.frozen
@@ -233,6 +238,4 @@ def _refilled(value: dict[Any, Any], items: dict[Any, Any]) -> Any:
 
 def _same_items(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> bool:
     pairs = zip(old.items(), new.items(), strict=False)
-    return len(old) == len(new) and all(
-        a is b and x is y for (a, x), (b, y) in pairs
-    )
+    return len(old) == len(new) and all(a is b and x is y for (a, x), (b, y) in pairs)

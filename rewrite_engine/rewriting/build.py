@@ -77,6 +77,8 @@ class _Builder:
         for node in statements:
             value = self.node_for(node)
             names.update(dict.fromkeys(node.meta["names"], value))
+            # Later conditions and literals may ask about it.
+            self.scope.names.update(names)
         replaced = {}
         for name, pattern in graph.output_node().args[0].items():
             replaced[self._matched(name)] = self.node_for(pattern)

@@ -91,6 +91,13 @@ def test_rules_are_compared_up_to_names(other: str) -> None:
     assert found == []
 
 
+def test_deep_rules_are_compared_without_recursion() -> None:
+    before = "".join(f"pattern p{i}(v) = relu(p{i - 1}(v))\n" for i in range(1, 98))
+    rule = "rule r{} {{ y = p97(x) => y' = x }}\n"
+    text = "pattern p0(v) = relu(v)\n" + before + rule.format(1) + rule.format(2)
+    assert codes_of(text) == ["E505"]
+
+
 def test_families_with_different_rows_are_different() -> None:
     text = """
     family A(op, $k) = (relu, 1) | (neg, 2)

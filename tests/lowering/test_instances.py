@@ -27,9 +27,7 @@ def conv_arguments(instance: Instance) -> dict[str, Any]:
     transposed = "transpose" in name
     groups = 2 if "grouped" in instance.name else (1 if transposed else 2)
     inputs, outputs = 4, 6
-    shape = (
-        (inputs, outputs // groups) if transposed else (outputs, inputs // groups)
-    )
+    shape = (inputs, outputs // groups) if transposed else (outputs, inputs // groups)
     channels = {key: torch.randn(outputs).double() for key in ("gamma", "beta", "mean")}
     return {
         "x": torch.randn(3, inputs, *[7] * rank).double(),
@@ -53,9 +51,7 @@ def run(module: torch.fx.GraphModule, arguments: dict[str, Any]) -> list[torch.T
     return [result, copies["mean"], copies["var"]]
 
 
-@pytest.mark.parametrize(
-    "name", ["fuse_conv_bn", "fuse_grouped_conv_transpose_bn"]
-)
+@pytest.mark.parametrize("name", ["fuse_conv_bn", "fuse_grouped_conv_transpose_bn"])
 def test_every_instance_of_the_fuse_rules_is_exact_in_fp64(name: str) -> None:
     checked = 0
     for instance in instances_of(name):

@@ -141,9 +141,7 @@ def _product_of_scales(observers):
 
 
 def _xnnpack(*, per_channel):
-    config = get_symmetric_quantization_config(
-        is_per_channel=per_channel, is_qat=True
-    )
+    config = get_symmetric_quantization_config(is_per_channel=per_channel, is_qat=True)
     return XNNPACKQuantizer().set_global(config)
 
 

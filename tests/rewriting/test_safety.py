@@ -38,10 +38,13 @@ def reasons(rules: str, body: Body) -> list[str]:
 
 
 def test_nothing_in_the_way_is_rewritten() -> None:
-    assert reasons(
-        MERGE,
-        lambda f, x, w: f(aten.mul.Tensor, (f(aten.relu.default, (x,)), 2.0)),
-    ) == []
+    assert (
+        reasons(
+            MERGE,
+            lambda f, x, w: f(aten.mul.Tensor, (f(aten.relu.default, (x,)), 2.0)),
+        )
+        == []
+    )
 
 
 def outside_reader(f: Any, x: Any, w: Any) -> Any:
