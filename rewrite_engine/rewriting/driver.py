@@ -259,7 +259,7 @@ class Driver:
             return
         # Output names are read from the graph, so the signature comes last.
         for undo in retarget(self.graph.nodes, self._moves.nodes, self._moves.edges):
-            self.transaction.record(undo)
+            self.transaction.record(undo.restore)
         self.transaction.erase_detached()
         self._state.store(self.transaction)
 
