@@ -291,7 +291,8 @@ class Bind:
 
 @attrs.frozen
 class Where:
-    """`where a, b else "reason"`: with a reason a failed guard refuses, else it filters."""
+    """`where a, b else "reason"`: a failed guard refuses if it has a reason, else it
+    filters."""
 
     guards: tuple[Expr, ...]
     reason: str | None = None
@@ -400,7 +401,7 @@ class Row:
 
 @attrs.frozen
 class FamilyDef:
-    """`family Conv(op, $axis) = (aten.conv1d, 0) | …`; parameters are `Name` or `LiteralName`."""
+    """`family Conv(op, $axis) = (aten.conv1d, 0) | …`"""
 
     name: str
     parameters: tuple[Name | LiteralName, ...]
@@ -431,7 +432,7 @@ class ForFamily:
 
 @attrs.frozen
 class Precision:
-    """`exact` (tolerance 0) or `inexact TOL`; `inexact` alone leaves it to the dtype (None)."""
+    """`exact` (tolerance 0) or `inexact TOL`; None, `inexact` alone, means by dtype."""
 
     tolerance: float | None
     span: Span = _span()
@@ -501,7 +502,7 @@ class ExpectEqual:
 
 @attrs.frozen
 class ExpectRefusal:
-    """`refused rule "text"`: the rule is refused with a reason that contains the text."""
+    """`refused rule "text"`: a refusal of the rule whose reason contains the text."""
 
     rule: str
     reason: str

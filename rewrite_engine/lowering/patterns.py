@@ -1,9 +1,9 @@
 """The left side of a rule as an fx graph: the matcher.
 
-Placeholders stand for what the rule names (`role` in their metadata: `value`, `literal`
-or `others`), calls for what must be in the graph, and the calls of `markers` for options,
-alternatives, captures and guards. Nothing is expanded: one graph covers every family
-row, option and alternative.
+Placeholders stand for what the rule names (`role` in their metadata: `value`,
+`literal` or `others`), calls for what must be in the graph, and the calls of `markers`
+for options, alternatives, captures and guards. Nothing is expanded: one graph covers
+every family row, option and alternative.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Operators:
 def build_matcher(rule: checked.Rule, operators: Operators) -> fx.Graph:
     """The matcher graph of a rule; its output lists the roots.
 
-    Metadata of its nodes: `role` (placeholders), `names` (what the rule calls the node),
+    Metadata of its nodes: `role` (placeholders), `names` (what the rule calls it),
     `optional` (a placeholder that may be absent) and `guard` (a `Condition`).
     """
     builder = _MatcherBuilder(rule, operators)

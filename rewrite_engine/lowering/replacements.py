@@ -1,8 +1,8 @@
 """The right side of a rule as an fx graph: the replacement.
 
 Placeholders stand for what the match binds, calls for what will be created, and the
-calls of `markers` for what is decided or computed at match time. The output is a mapping
-from the replaced names to the nodes that take their place.
+calls of `markers` for what is decided or computed at match time. The output is a
+mapping from the replaced names to the nodes that take their place.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
     """The replacement graph of a rule.
 
     Metadata of its nodes: `names` (what the rule calls the node), `statement` (on the
-    value of each statement, in order) and `compute` (a literal's function, on `computed`
-    and as the condition of `choose`).
+    value of each statement, in order) and `compute` (a literal's function, on
+    `computed` and as the condition of `choose`).
     """
     builder = _ReplacementBuilder(operators)
     for name in dict.fromkeys(_names_used(rule.creates)):
