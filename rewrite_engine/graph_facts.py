@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 import torch
 from torch import fx
+
+from rewrite_engine.tensor_types import (
+    UNKNOWN,
+    TensorType,
+    attribute,
+    recorded,
+    type_of,
+)
 
 SHAPE_READERS = frozenset(
     {
@@ -21,21 +28,6 @@ SHAPE_READERS = frozenset(
         "numel",
     }
 )
-
-
-@attrs.frozen
-class TensorType:
-    """The type of a tensor; sizes and strides may be symbolic."""
-
-    dtype: torch.dtype
-    shape: tuple[Any, ...]
-    stride: tuple[Any, ...]
-    device: torch.device
-
-    @staticmethod
-    def of(tensor: torch.Tensor) -> TensorType:
-        stride = tuple(tensor.stride()) if tensor.layout == torch.strided else ()
-        return TensorType(tensor.dtype, tuple(tensor.shape), stride, tensor.device)
 
 
 @attrs.frozen(eq=False)
@@ -65,20 +57,8 @@ class GraphFacts:
 
     def type_of(self, node: fx.Node) -> TensorType | None:
         """The type of a node's value, None if nothing is known or it is no tensor."""
-        value = node.meta.get("val")
-        if value is None:
-            value = self.constant(node)
-        return TensorType.of(value) if isinstance(value, torch.Tensor) else None
-
-
-def attribute(module: torch.nn.Module, path: str) -> Any:
-    """The attribute at a dotted path, None if there is none."""
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part, None)
-        if value is None:
-            return None
-    return value
+        value = recorded(node)
+        return type_of(self.constant(node) if value is UNKNOWN else value)
 
 
 def value_readers(node: fx.Node) -> list[fx.Node]:

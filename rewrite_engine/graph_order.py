@@ -16,7 +16,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from rewrite_engine.graph_facts import attribute
+from rewrite_engine.tensor_types import attribute
 
 Operands = Callable[[fx.Node], Iterable[fx.Node]]
 

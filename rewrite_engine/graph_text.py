@@ -16,7 +16,6 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 
-from rewrite_engine.graph_facts import attribute
 from rewrite_engine.graph_order import (
     canonical_order,
     named_arguments,
@@ -24,6 +23,7 @@ from rewrite_engine.graph_order import (
     random_draws,
     storage_versions,
 )
+from rewrite_engine.tensor_types import UNKNOWN, attribute
 from rewrite_engine.value_text import (
     Symbols,
     class_text,
@@ -274,7 +274,8 @@ class _Writer:
 def _state(module: fx.GraphModule, node: fx.Node) -> tuple[str, str, Any]:
     """Kind, name and value of what a get_attr node reads."""
     target = str(node.target)
-    value = attribute(module, target)
+    found = attribute(module, target)
+    value = None if found is UNKNOWN else found
     owner, _, name = target.rpartition(".")
     if isinstance(value, nn.Parameter):
         return "parameter", target, value

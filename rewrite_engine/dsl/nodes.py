@@ -292,7 +292,8 @@ class Bind:
 @attrs.frozen
 class Where:
     """`where a, b else "reason"`: a failed guard refuses if it has a reason, else it
-    filters."""
+    filters.
+    """
 
     guards: tuple[Expr, ...]
     reason: str | None = None

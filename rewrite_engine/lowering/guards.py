@@ -13,8 +13,9 @@ from torch import fx
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
-from rewrite_engine.graph_facts import GraphFacts, TensorType, value_readers
+from rewrite_engine.graph_facts import GraphFacts, value_readers
 from rewrite_engine.lowering.literals import literals_equal
+from rewrite_engine.tensor_types import TensorType, type_of
 
 
 class Unknown(Exception):  # noqa: N818 - an answer, not an error
@@ -292,9 +293,8 @@ def _node(scope: Scope, name: str) -> fx.Node:
 
 
 def _type(scope: Scope, value: Any) -> TensorType:
-    if isinstance(value, torch.Tensor):
-        return TensorType.of(value)
-    known = scope.facts.type_of(value) if isinstance(value, fx.Node) else None
+    is_node = isinstance(value, fx.Node)
+    known = scope.facts.type_of(value) if is_node else type_of(value)
     if known is None:
         raise Unknown(f"the type of {value} is not known")
     return known

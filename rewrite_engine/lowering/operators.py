@@ -142,7 +142,10 @@ def slot_pattern(family: checked.FamilyUse) -> OperatorPattern:
     """The pattern of a family's operator parameter: the union of its rows."""
     rows = tuple(row.operator for row in family.rows)
     spellings = tuple(s for i, row in enumerate(rows) for s in _spellings(row, row=i))
-    literals = tuple(row.literals for row in family.rows)
+    literals = tuple(
+        {name: literal_value(value) for name, value in row.literals.items()}
+        for row in family.rows
+    )
     conditions = tuple(map(_condition, rows))
     return OperatorPattern(family.slot, rows, literals, True, spellings, conditions)
 
@@ -184,3 +187,12 @@ def _same_operand(parameter: Parameter, counterpart: Parameter) -> bool:
     Options are paired by name only: `scale` and `inplace` may share a position.
     """
     return parameter.default is REQUIRED and counterpart.default is REQUIRED
+
+
+def literal_value(value: Any) -> Any:
+    """A literal of a checked rule as it stands in a graph."""
+    if isinstance(value, checked.TorchConstant):
+        return torch_ops.constant(value.name)
+    if isinstance(value, tuple):
+        return [literal_value(item) for item in value]
+    return value

@@ -19,6 +19,7 @@ from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import Condition, compile_guard, names_bound
 from rewrite_engine.lowering.operators import (
     OperatorPattern,
+    literal_value,
     operator_pattern,
     slot_pattern,
 )
@@ -102,7 +103,7 @@ class _MatcherBuilder:
             case checked.Reference(name):
                 return self.binding(name)
             case checked.Literal(value):
-                return list(value) if isinstance(value, tuple) else value
+                return literal_value(value)
             case checked.Items(items):
                 return [self.term(item) for item in items]
             case checked.Anything():

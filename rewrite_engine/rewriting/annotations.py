@@ -164,8 +164,10 @@ class _Renaming:
         changed = {}
         for name in _field_names(type(value)):
             old = getattr(value, name, None)
-            is_map = name == "input_qspec_map" and isinstance(old, dict)
-            new = self._qspec_map(old, depth) if is_map else self.value(old, depth - 1)
+            if isinstance(old, dict) and name == "input_qspec_map":
+                new = self._qspec_map(old, depth)
+            else:
+                new = self.value(old, depth - 1)
             if new is not old:
                 changed[name] = new
         return _with_fields(value, changed) if changed else value
@@ -209,7 +211,7 @@ def _is_edge(value: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _field_names(kind: type) -> tuple[str, ...]:
+def _field_names(kind: Any) -> tuple[str, ...]:
     if dataclasses.is_dataclass(kind):
         return tuple(field.name for field in dataclasses.fields(kind))
     if attrs.has(kind):

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import fx
 
-from rewrite_engine.rewriting.tensor_types import (
+from rewrite_engine.tensor_types import (
     TensorType,
     dense_stride,
     is_dense,
@@ -75,7 +75,7 @@ def identity(value: Any) -> Hashable:
     if isinstance(value, _SYMBOLIC):
         return value.node.expr
     # What cannot be hashed is stood for by an object that equals no other.
-    return Literal(type(value), value if type(value).__hash__ else object())
+    return Literal(type(value), value if isinstance(value, Hashable) else object())
 
 
 @lru_cache(maxsize=1024)

@@ -22,9 +22,9 @@ from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.fixups import Moves, describe, operands_before
 from rewrite_engine.rewriting.safety import Refused, check_result, find_site
 from rewrite_engine.rewriting.state import State
-from rewrite_engine.rewriting.tensor_types import compatible
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
+from rewrite_engine.tensor_types import compatible
 
 
 @attrs.frozen

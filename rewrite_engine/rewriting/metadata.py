@@ -13,7 +13,7 @@ from typing import Any, Final
 from torch import fx
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
-from rewrite_engine.rewriting.tensor_types import VALUE_KEYS
+from rewrite_engine.tensor_types import VALUE_KEYS
 
 _OF_THE_VALUE: Final = frozenset({*VALUE_KEYS, "tensor_meta"})
 _NOT_INHERITED: Final = _OF_THE_VALUE | {"from_node"}

@@ -18,8 +18,9 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from rewrite_engine.graph_facts import GraphFacts, attribute
+from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.rewriting.transaction import Transaction
+from rewrite_engine.tensor_types import UNKNOWN, attribute
 
 
 class State(Protocol):
@@ -72,7 +73,7 @@ class ModuleState:
         return transaction.create(before, "get_attr", target, (), {})
 
     def _is_taken(self, name: str) -> bool:
-        return name in self.staged or attribute(self.facts.module, name) is not None
+        return name in self.staged or attribute(self.facts.module, name) is not UNKNOWN
 
     def store(self, transaction: Transaction) -> None:
         module = self.facts.module

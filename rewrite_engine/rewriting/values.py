@@ -28,7 +28,7 @@ from rewrite_engine.rewriting.calls import (
     may_alias,
     reshape_result,
 )
-from rewrite_engine.rewriting.tensor_types import (
+from rewrite_engine.tensor_types import (
     UNKNOWN,
     VALUE_KEYS,
     TensorType,
@@ -36,7 +36,6 @@ from rewrite_engine.rewriting.tensor_types import (
     compatible,
     is_dense,
     is_static,
-    tensor_type,
     type_of,
 )
 
@@ -45,7 +44,6 @@ __all__ = [
     "ValueInferenceError",
     "ValueTypes",
     "compatible",
-    "tensor_type",
     "type_of",
 ]
 
@@ -151,16 +149,17 @@ class ValueTypes:
         if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
             raise ValueInferenceError(node, "it changes the shape of its operand")
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+        assert self._mode is not None, "without a mode, nothing is derived"
         try:
-            with torch.no_grad(), self._mode, self._sizes_unchanged():
+            with torch.no_grad(), self._mode, self._sizes_unchanged(self._mode):
                 return _invoke(node, args, kwargs)
         except Exception as error:
             raise ValueInferenceError(node, _first_line(error)) from error
 
     @contextmanager
-    def _sizes_unchanged(self) -> Iterator[None]:
+    def _sizes_unchanged(self, mode: FakeTensorMode) -> Iterator[None]:
         """Fails if the code needs a new guard on a dynamic size, or a new such size."""
-        sizes = self._mode.shape_env
+        sizes = mode.shape_env
         if sizes is None:
             yield
             return

@@ -305,3 +305,14 @@ def test_random_graphs_exercise_every_rule() -> None:
         for match in fast(RANDOM_RULES, random_graph(seed, size=30))
     }
     assert fired == {compiled.name for compiled in RANDOM_RULES}
+
+
+def test_torch_constants_are_literals() -> None:
+    rules = rule("z = aten._to_copy.default(x, dtype=torch.float16)")
+    gm = graph_of(
+        lambda f, x, y, _: (
+            f(aten._to_copy.default, (x,), {"dtype": torch.float16}),
+            f(aten._to_copy.default, (x,), {"dtype": torch.float32}),
+        )
+    )
+    assert len(fast(rules, gm)) == len(slow(rules, gm)) == 1

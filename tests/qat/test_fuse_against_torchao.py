@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import attrs
 import pytest
 import torch
 from torch import nn
-from torch.ao.quantization.observer import (
-    MovingAverageMinMaxObserver,
-    PlaceholderObserver,
-)
+from torch.ao.quantization.observer import MovingAverageMinMaxObserver
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.prepare import prepare
 from torchao.quantization.pt2e.qat_utils import _fuse_conv_bn_qat
@@ -160,14 +158,6 @@ def _annotated(quantizer: Quantizer | None) -> GraphModule:
     return gm
 
 
-@pytest.fixture(scope="module", params=QUANTIZERS)
-def fused_pair(request, rules):
-    """The same annotated model, fused by us and by torchao."""
-    ours, theirs = (_annotated(QUANTIZERS[request.param]()) for _ in range(2))
-    engine.apply(ours, rules)
-    return ours, _fuse_conv_bn_qat(theirs)
-
-
 # --- the canonical form ---
 
 
@@ -265,30 +255,57 @@ def _same(value: object, implied: object) -> bool:
 # --- the comparisons ---
 
 
-def test_structure_is_torchaos(fused_pair):
-    ours, theirs = map(Canonical, fused_pair)
-    assert ours.counts == theirs.counts
-    assert sum(ours.counts.values()) < len(fused_pair[0].graph.nodes)
+@attrs.frozen(eq=False)
+class Fused:
+    """What is compared of one fused model."""
+
+    nodes: Counter[object]
+    annotations: Counter[object]
+    prepared: GraphModule
 
 
-def test_annotations_are_torchaos(fused_pair):
-    ours, theirs = map(Canonical, fused_pair)
-    assert ours.annotations() == theirs.annotations()
+def _fused(gm: GraphModule) -> Fused:
+    canonical = Canonical(gm)
+    nodes, annotations = canonical.counts, canonical.annotations()
+    prepared = prepare(gm, _get_node_name_to_scope(gm), is_qat=True)
+    return Fused(nodes, annotations, prepared)
 
 
-def test_prepare_inserts_the_same_observers(fused_pair, rules):
-    ours, theirs = (_prepared(gm) for gm in fused_pair)
+@pytest.fixture(scope="module", params=QUANTIZERS)
+def fused(request, rules):
+    """The same annotated model, fused by us and by torchao."""
+    ours, theirs = (_annotated(QUANTIZERS[request.param]()) for _ in range(2))
+    result = engine.apply(ours, rules)
+    assert result.report.rules[0].matches == len(CONVS) * 2
+    return _fused(result.graph_module), _fused(_fuse_conv_bn_qat(theirs))
+
+
+def test_structure_is_torchaos(fused):
+    ours, theirs = fused
+    assert ours.nodes == theirs.nodes
+
+
+def test_annotations_are_torchaos(fused):
+    ours, theirs = fused
+    assert ours.annotations == theirs.annotations
+
+
+def test_prepare_inserts_the_same_observers(fused):
+    ours, theirs = (model.prepared for model in fused)
     assert Canonical(ours).counts == Canonical(theirs).counts
-    assert len(_observers(ours)) == len(_observers(theirs))
-    ours(torch.randn(2, 4, 9), torch.randn(2, 4, 9, 9))
+    assert len(_called_modules(ours)) == len(_called_modules(theirs))
+    outputs = ours(torch.randn(2, 4, 9), torch.randn(2, 4, 9, 9))
+    assert all(y.isfinite().all() for y in outputs)
 
 
-def _prepared(gm: GraphModule) -> GraphModule:
-    return prepare(gm, _get_node_name_to_scope(gm), is_qat=True)
+def _called_modules(gm: GraphModule) -> set[nn.Module]:
+    nodes = gm.graph.find_nodes(op="call_module")
+    return {gm.get_submodule(node.target) for node in nodes}
 
 
-def _observers(gm: GraphModule) -> set[nn.Module]:
-    return {
-        gm.get_submodule(node.target)
-        for node in gm.graph.find_nodes(op="call_module", target=None) or ()
-    }
+@pytest.mark.parametrize("quantizer", sorted(QUANTIZERS.keys() - {"none"}))
+def test_the_quantizers_annotate_every_convolution(quantizer):
+    gm = _annotated(QUANTIZERS[quantizer]())
+    convs = [n for n in gm.graph.nodes if str(n.target).startswith("aten.conv")]
+    assert len(convs) == 2 * len(CONVS)
+    assert all(len(n.meta[ANNOTATION].input_qspec_map) >= 2 for n in convs)

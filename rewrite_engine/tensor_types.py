@@ -38,16 +38,6 @@ def type_of(value: object) -> TensorType | None:
     return TensorType(value.dtype, tuple(value.shape), stride, value.device)
 
 
-def tensor_type(node: fx.Node, module: torch.nn.Module) -> TensorType | None:
-    """The tensor type of a node: recorded, or else that of the attribute it reads."""
-    for key in VALUE_KEYS:
-        if key in node.meta:
-            return type_of(node.meta[key])
-    if node.op != "get_attr":
-        return None
-    return type_of(attribute(module, node.target))
-
-
 def compatible(old: fx.Node, new: fx.Node) -> str | None:
     """Why the value of `new` cannot take the place of that of `old`.
 
