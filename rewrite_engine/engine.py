@@ -23,7 +23,7 @@ def load(source: str | Path) -> RuleSet:
     path = Path(source)
     if path.suffix != ".rules":
         path = rules_directory() / f"{source}.rules"
-    return RuleSet(path.stem, loader.load_file(path))
+    return _checked(RuleSet(path.stem, loader.load_file(path)))
 
 
 def loads(text: str, name: str = "<text>") -> RuleSet:
@@ -31,7 +31,12 @@ def loads(text: str, name: str = "<text>") -> RuleSet:
 
     Raises: RuleError with every finding.
     """
-    return RuleSet(name, loader.load_text(text, name))
+    return _checked(RuleSet(name, loader.load_text(text, name)))
+
+
+def _checked(rules: RuleSet) -> RuleSet:
+    rules.check()
+    return rules
 
 
 def apply(

@@ -10,6 +10,8 @@ import attrs
 from torch import fx
 
 from rewrite_engine.dsl.checked import RuleFile, Test
+from rewrite_engine.errors import RuleError
+from rewrite_engine.lowering.result_types import check_result_types
 from rewrite_engine.lowering.rule import CompiledRule, compile_rule
 from rewrite_engine.matching.automaton import build_program
 from rewrite_engine.matching.program import Program
@@ -31,6 +33,16 @@ class RuleSet:
     @cached_property
     def rules(self) -> tuple[CompiledRule, ...]:
         return tuple(compile_rule(rule) for rule in self.file.rules)
+
+    def check(self) -> None:
+        """Compile the rules and check what only torch can tell.
+
+        Raises: RuleError, if a right side cannot have the type of its left side.
+        """
+        pairs = zip(self.file.rules, self.rules, strict=True)
+        found = [d for rule, made in pairs for d in check_result_types(rule, made)]
+        if found:
+            raise RuleError(found)
 
     @cached_property
     def program(self) -> Program:

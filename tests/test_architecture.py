@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rewrite_engine"
 LAYERS = (
     ("source", "signatures"),
-    ("errors", "report", "assets"),
+    ("errors", "report", "assets", "atomic"),
     ("dsl",),
     (
         "torch_ops",

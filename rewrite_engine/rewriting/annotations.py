@@ -35,6 +35,7 @@ _SKIPPED: Final = frozenset(
         "source_fn_stack",
         "stack_trace",
         "torch_fn",
+        "original_aten",
     }
 )
 _SPEC_FIELDS: Final = (

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from rewrite_engine import load
 from rewrite_engine.dsl import codes, loader
-from rewrite_engine.errors import render
+from rewrite_engine.errors import Diagnostic, RuleError, render
 
 ROOT = Path(__file__).parents[2]
 DSL = ROOT / "rewrite_engine" / "dsl"
+LOWERING = ROOT / "rewrite_engine" / "lowering"
 REJECT = ROOT / "tests" / "cases" / "reject"
 CASES = sorted(path.stem for path in REJECT.glob("*.rules"))
 PAGES = list(codes.codes().values())
@@ -25,12 +27,23 @@ WITHOUT_CASE = {"E508"}
 
 
 def codes_in_source() -> Iterator[str]:
-    for path in DSL.glob("*.py"):
+    for path in (*DSL.glob("*.py"), *LOWERING.glob("*.py")):
         yield from re.findall(r'"([EW]\d{3})"', path.read_text())
 
 
+def findings(path: str | Path) -> tuple[Diagnostic, ...]:
+    """What checking a file finds or, if nothing is wrong so far, loading it."""
+    found = loader.check_file(path)
+    if not any(each.is_error for each in found):
+        try:
+            load(path)
+        except RuleError as error:
+            return error.diagnostics
+    return found
+
+
 def codes_of(path: Path) -> set[str]:
-    return {found.code for found in loader.check_file(path)}
+    return {found.code for found in findings(path)}
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
@@ -50,7 +63,7 @@ def test_the_case_of_a_code(
     name: str, monkeypatch: pytest.MonkeyPatch, graph_snapshot: Any
 ) -> None:
     monkeypatch.chdir(REJECT)
-    found = loader.check_file(f"{name}.rules")
+    found = findings(f"{name}.rules")
     assert name in {each.code for each in found}
     assert render(found) + "\n" == graph_snapshot
 

@@ -1,0 +1,120 @@
+"""`apply`: rewrite the program in a `.pt2` file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress, TaskID
+
+from rewrite_engine.commands import console
+from rewrite_engine.commands.libraries import rule_path
+from rewrite_engine.commands.outcome import DONE, UsageError
+from rewrite_engine.commands.report_table import print_report
+
+if TYPE_CHECKING:
+    from rewrite_engine.commands import Subparsers
+    from rewrite_engine.report import Report
+
+
+def register(commands: Subparsers) -> None:
+    """Add the command."""
+    parser = commands.add_parser("apply", help="rewrite an exported program")
+    parser.add_argument("model", type=Path, metavar="MODEL.pt2")
+    parser.add_argument(
+        "rules", nargs="+", metavar="RULES", help="libraries or paths, applied in turn"
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("-o", "--output", type=Path, metavar="OUT.pt2")
+    where.add_argument("--in-place", action="store_true", help="overwrite the model")
+    where.add_argument("--dry-run", action="store_true", help="report, write nothing")
+    parser.add_argument(
+        "--recurse", action="store_true", help="rewrite subgraphs, such as branches"
+    )
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="load a model even if that may run code stored in it",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load, rewrite, report and write; the output appears whole or not at all."""
+    target = _target(arguments)
+    paths = [rule_path(name) for name in arguments.rules]
+    with _steps(2 + len(paths)) as step:
+        reports = _rewrite(arguments, paths, target, step)
+    out = console.output()
+    print_report([rule for report in reports for rule in report.rules], out)
+    matches = console.counted(sum(report.matches for report in reports), "rewrite")
+    milliseconds = sum(report.seconds for report in reports) * 1000
+    place = "nothing written" if target is None else f"written to {target}"
+    out.print(f"{matches} in {milliseconds:.0f} ms, {place}")
+    return DONE
+
+
+def _rewrite(
+    arguments: argparse.Namespace, paths: list[Path], target: Path | None, step: _Step
+) -> list[Report]:
+    step("loading torch and the rules")
+    from rewrite_engine import engine
+    from rewrite_engine.model_files import load_program, save_program
+
+    libraries = [engine.load(path) for path in paths]
+    step(f"reading {arguments.model}")
+    extra: dict[str, str] = {}
+    trust = arguments.trust_pickle
+    program = load_program(arguments.model, trust_pickle=trust, extra_files=extra)
+    reports = []
+    for rules in libraries:
+        step(f"applying {rules.name}")
+        result = engine.apply(program, rules, recurse=arguments.recurse)
+        reports.append(result.report)
+    program.validate()
+    if target is not None:
+        step(f"writing {target}")
+        save_program(program, target, extra_files=extra)
+    return reports
+
+
+def _target(arguments: argparse.Namespace) -> Path | None:
+    """Where the result goes. Raises UsageError if it cannot or should not go there."""
+    model: Path = arguments.model
+    target: Path | None = model if arguments.in_place else arguments.output
+    if target is None:
+        return None
+    if target.suffix != ".pt2":
+        raise UsageError(f"{target}: the name of a model ends in .pt2")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent}: no such folder")
+    if not arguments.in_place and _is_same(target, model):
+        raise UsageError(f"{target} is the input; `--in-place` overwrites it")
+    return target
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)
+
+
+class _Step:
+    """Says on a terminal what is being done."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def __call__(self, description: str) -> None:
+        self._progress.update(self._task, description=description, advance=1)
+
+
+@contextmanager
+def _steps(total: int) -> Iterator[_Step]:
+    """A progress bar on standard error, if that is a terminal; gone at the end."""
+    err = console.errors()
+    disable = not err.is_terminal
+    with Progress(console=err, transient=True, disable=disable) as progress:
+        yield _Step(progress, progress.add_task("", total=total))

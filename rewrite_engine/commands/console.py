@@ -1,0 +1,39 @@
+"""Where commands write: made when needed, so that redirected streams are followed."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from rewrite_engine.errors import Diagnostic
+
+_WIDTH_OF_FILES = 100
+
+
+def output() -> Console:
+    """Results. Text is never wrapped; a table in a pipe or file is 100 columns wide."""
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+
+
+def errors() -> Console:
+    """Messages and progress."""
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def diagnostic_text(diagnostic: Diagnostic) -> Text:
+    """A finding, coloured where colours are shown."""
+    text = Text(diagnostic.render())
+    style = "bold red" if diagnostic.is_error else "bold yellow"
+    text.highlight_regex(r"\b(error|warning)\[[EW]\d+\]", style)
+    text.highlight_regex(r"(?m)^ *\| *\^+$", style)
+    text.highlight_regex(r"(?m)^  (note|hint):", "bold cyan")
+    return text
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`, `3 matches`."""
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

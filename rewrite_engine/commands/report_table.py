@@ -1,0 +1,32 @@
+"""Reports of runs as a table, with the reasons of refusals below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rewrite_engine.report import RuleReport
+
+
+def print_report(rules: Sequence[RuleReport], out: Console) -> None:
+    """A row a rule, what it tried, did and left alone; then every reason."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("rule", no_wrap=True)
+    for heading in ("candidates", "matches", "refusals", "ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rule in rules:
+        table.add_row(*_row(rule), style="" if rule.candidates else "dim")
+    out.print()
+    out.print(table, soft_wrap=False)
+    out.print()
+    for refusal in (refusal for rule in rules for refusal in rule.refusals):
+        out.print(Text.assemble(("refused ", "yellow"), str(refusal)))
+
+
+def _row(rule: RuleReport) -> tuple[str, ...]:
+    counts = (rule.candidates, rule.matches, len(rule.refusals))
+    return rule.name, *map(str, counts), f"{rule.seconds * 1000:.1f}"

@@ -1,0 +1,114 @@
+"""`show`: a rule as written, as two graphs, and as concrete pairs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from rewrite_engine.commands import console
+from rewrite_engine.commands.libraries import rule_path, rules_in, shipped_files
+from rewrite_engine.commands.outcome import DONE, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import fx
+
+    from rewrite_engine.commands import Subparsers
+    from rewrite_engine.lowering.instances import Instance
+    from rewrite_engine.lowering.rule import CompiledRule
+
+# The homes of what stands for operators and choices in the graphs of a rule.
+_HOMES = re.compile(r"rewrite_engine\.lowering\.\w+\.")
+
+
+def register(commands: Subparsers) -> None:
+    """Add the command."""
+    parser = commands.add_parser("show", help="show a rule, its graphs and instances")
+    parser.add_argument("rule", metavar="RULE", help="name of a rule")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="path, or library; by default all"
+    )
+    parser.add_argument(
+        "--instance", type=int, metavar="N", help="show the graphs of one instance only"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one rule."""
+    path = _file_of(arguments.rule, arguments.file)
+    from rewrite_engine import engine
+
+    rule = engine.load(path)[arguments.rule]
+    if arguments.instance is None:
+        _print_rule(rule, console.output())
+    else:
+        _print_instance(rule, arguments.instance, console.output())
+    return DONE
+
+
+def _file_of(rule: str, file: str | None) -> Path:
+    """The file that holds a rule. Raises UsageError if none does."""
+    paths = shipped_files() if file is None else [rule_path(file)]
+    names = {found.name: path for path in paths for found in rules_in(path)}
+    if rule not in names:
+        where = "the shipped libraries" if file is None else file
+        raise UsageError(f"no rule `{rule}` in {where}; there is {_listed(names)}")
+    return names[rule]
+
+
+def _listed(names: dict[str, Path]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _print_rule(rule: CompiledRule, out: Console) -> None:
+    out.print(Text(f"{rule.name}  {rule.place}", "bold"))
+    out.print()
+    for line in rule.doc.splitlines():
+        out.print(f"## {line}".rstrip())
+    out.print(rule.source_text)
+    _print_graph("matcher", rule.matcher, out)
+    _print_graph("replacement", rule.replacement, out)
+    instances = rule.instances()
+    _print_heading(console.counted(len(instances), "instance"), out)
+    for number, instance in enumerate(instances):
+        out.print(f"{number:4}  {_calls(instance)}")
+
+
+def _print_instance(rule: CompiledRule, number: int, out: Console) -> None:
+    instances = rule.instances()
+    if not 0 <= number < len(instances):
+        raise UsageError(f"`{rule.name}` has the instances 0 to {len(instances) - 1}")
+    _print_graph(f"{rule.name} {number}: matched", instances[number].matcher, out)
+    _print_graph("built", instances[number].replacement, out)
+
+
+def _print_graph(title: str, module: fx.GraphModule, out: Console) -> None:
+    from rewrite_engine.graph_text import graph_text
+
+    _print_heading(title, out)
+    lines = graph_text(module, types=False).splitlines()[1:]
+    out.print(_HOMES.sub("", "\n".join(line.removeprefix("  ") for line in lines)))
+
+
+def _print_heading(title: str, out: Console) -> None:
+    out.print()
+    out.print(Rule(title, align="left", style="dim"), soft_wrap=False)
+
+
+def _calls(instance: Instance) -> str:
+    """The calls of a concrete left side, with the operands that are there."""
+    return "  ".join(f"{name} = {_call(node)}" for name, node in instance.calls.items())
+
+
+def _call(node: fx.Node) -> str:
+    from rewrite_engine.value_text import target_text
+
+    shown = ", ".join("-" if arg is None else str(arg) for arg in node.args)
+    return f"{target_text(node.target)}({shown})"
