@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A fresh file beside `path`, to be written in the block, that then takes its place.
+    """A fresh file beside `path`: written in the block, it then takes its place.
 
     If the block raises, the fresh file is removed and `path` is as it was. A link is
     followed, and the permissions of a file that existed are kept.
@@ -35,6 +35,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Onto the disk: a rename must not survive a power cut that the content does not."""
+    """Onto the disk, lest a power cut leaves the new name without its content."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

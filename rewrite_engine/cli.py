@@ -17,14 +17,14 @@ from rewrite_engine.commands import (
     demo,
     explain_code,
     fmt,
-    list,
     outcome,
     show,
     test,
 )
+from rewrite_engine.commands import list as list_
 from rewrite_engine.errors import GraphError, RewriteError, RuleError
 
-_COMMANDS = (demo, apply, check, fmt, show, list, test, explain_code)
+_COMMANDS = (demo, apply, check, fmt, show, list_, test, explain_code)
 _DESCRIPTION = "Rewrite PyTorch graphs with rules."
 _EPILOG = (
     "exit status: 0 done, 1 findings, 2 usage or rule error, 3 refused input, "
@@ -70,9 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "rewrite-engine", description=_DESCRIPTION, epilog=_EPILOG, parents=[common]
     )
-    subparser = functools.partial(argparse.ArgumentParser, parents=[common])
     commands = parser.add_subparsers(
-        required=True, metavar="COMMAND", parser_class=subparser
+        required=True,
+        metavar="COMMAND",
+        parser_class=functools.partial(argparse.ArgumentParser, parents=[common]),  # type: ignore[call-overload]  # any factory will do
     )
     for command in _COMMANDS:
         command.register(commands)

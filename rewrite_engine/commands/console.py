@@ -12,10 +12,16 @@ from rewrite_engine.errors import Diagnostic
 _WIDTH_OF_FILES = 100
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller; rich would exit with the status of findings."""
+        raise BrokenPipeError
+
+
 def output() -> Console:
     """Results. Text is never wrapped; a table in a pipe or file is 100 columns wide."""
     width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    return _Output(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 def errors() -> Console:

@@ -104,11 +104,14 @@ def _print_heading(title: str, out: Console) -> None:
 
 def _calls(instance: Instance) -> str:
     """The calls of a concrete left side, with the operands that are there."""
-    return "  ".join(f"{name} = {_call(node)}" for name, node in instance.calls.items())
+    names = {node: name for name, node in instance.calls.items()}
+    return "  ".join(f"{name} = {_call(node, names)}" for node, name in names.items())
 
 
-def _call(node: fx.Node) -> str:
+def _call(node: fx.Node, names: dict[fx.Node, str]) -> str:
+    """A call with the operands that the rule names; `-` is one that is absent."""
     from rewrite_engine.value_text import target_text
 
-    shown = ", ".join("-" if arg is None else str(arg) for arg in node.args)
-    return f"{target_text(node.target)}({shown})"
+    operands = [names.get(arg, str(arg)) if arg else "-" for arg in node.args]
+    own = [each for each in operands if not each.startswith(f"{names[node]}_")]
+    return f"{target_text(node.target).removesuffix('.default')}({', '.join(own)})"

@@ -30,12 +30,12 @@ _EXPRESSION_NODES = (
     ast.Tuple,
 )
 
-# Containers of inputs may name a module to import; `\u` could hide that they do.
-_IMPORTING = re.compile(r"__enum__|default_factory_module|\\u")
+# Containers of inputs may name a module to import; an escaped letter could hide it.
+_IMPORTING = re.compile(r"__enum__|default_factory_module|\\u00[0-7]")
 
 
 def find_code(program: Any) -> str | None:
-    """What in a program could run code while it is loaded, as a phrase; None if nothing."""
+    """What in a program could run code while it is loaded, as a phrase, or None."""
     for key, text in _texts(program):
         harmless, phrase = _CHECKS.get(key, _ANYTHING)
         if not harmless(text):

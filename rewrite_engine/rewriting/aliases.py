@@ -38,8 +38,8 @@ class AliasIndex:
     # The nodes that may write anything, and those that must stay in order.
     _clobbers: list[fx.Node] = attrs.field(factory=list, init=False)
     _effectful: list[fx.Node] = attrs.field(factory=list, init=False)
-    # The nodes in these lists.
-    _listed: set[fx.Node] = attrs.field(factory=set, init=False)
+    # The nodes in these lists, each with members of the classes that it writes.
+    _listed: dict[fx.Node, set[Hashable]] = attrs.field(factory=dict, init=False)
 
     @classmethod
     def of(
@@ -61,13 +61,16 @@ class AliasIndex:
     def add(self, node: fx.Node) -> None:
         """Take up a node that is in the graph, at the place where it is now."""
         effect = effect_of(node, self._module)
+        if effect is PURE and node.op == "call_function":
+            return
         for key in self._storages_of(node, effect):
             self._union(node, key)
         if effect is PURE:
             return
         for operand in effect.aliases:
             self._union(node, operand)
-        for root in self._written_roots(node, effect):
+        written = self._written_roots(node, effect)
+        for root in written:
             writers = self._writers.setdefault(root, [])
             if node not in writers[-1:]:
                 insort(writers, node)
@@ -75,14 +78,16 @@ class AliasIndex:
             insort(self._clobbers, node)
         if effect.effectful:
             insort(self._effectful, node)
-            self._listed.add(node)
+            self._listed[node] = written
 
     def discard(self, node: fx.Node) -> None:
         """Forget what `node`, which has left the graph, wrote; harmless if unknown."""
-        if node not in self._listed:
+        written = self._listed.pop(node, None)
+        if written is None:
             return
-        self._listed.remove(node)
-        for nodes in (self._clobbers, self._effectful, *self._writers.values()):
+        # Their classes may have been joined with others since.
+        writers = [self._writers.get(self._find(member), []) for member in written]
+        for nodes in (self._clobbers, self._effectful, *writers):
             if node in nodes:
                 nodes.remove(node)
 

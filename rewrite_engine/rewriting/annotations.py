@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -63,7 +63,7 @@ def retarget(
     nodes: Iterable[fx.Node],
     moved: Mapping[fx.Node, fx.Node],
     edges: Mapping[Edge, Edge],
-) -> list[Undo]:
+) -> Iterator[Undo]:
     """Makes the metadata of `nodes` name the nodes that replaced others.
 
     `moved` maps a replaced node to its successor, `edges` an operand of a replaced
@@ -71,25 +71,25 @@ def retarget(
     after the other. An edge follows `edges`, and `moved` where it is not there; a node
     by itself follows `moved` only, so one that lives on keeps its name.
 
-    Objects that change are replaced by copies, never written. To go back, restore the
-    result in reverse.
+    Objects that change are replaced by copies, never written. What undoes a change is
+    yielded before the change is made, so that a caller who is interrupted can go back.
     """
     if not moved and not edges:
-        return []
+        return
     targets = _Targets(moved, edges, _operands_by_consumer(edges))
-    return [undo for node in nodes for undo in _retarget_node(node, targets)]
+    for node in nodes:
+        yield from _retarget_node(node, targets)
 
 
-def _retarget_node(node: fx.Node, targets: _Targets) -> list[Undo]:
-    meta, undo = node.meta, []
+def _retarget_node(node: fx.Node, targets: _Targets) -> Iterator[Undo]:
+    meta = node.meta
     renamed = targets.renaming(node)
     for key in [key for key in meta if key not in _SKIPPED]:
         old = meta[key]
         new = renamed(old)
         if new is not old:
-            undo.append(Undo(meta, key, old))
+            yield Undo(meta, key, old)
             meta[key] = new
-    return undo
 
 
 @attrs.frozen
@@ -162,8 +162,9 @@ class _Renaming:
         return value._make(items) if hasattr(value, "_make") else type(value)(items)
 
     def _fields(self, value: Any, depth: int) -> Any:
+        kind: type = type(value)
         changed = {}
-        for name in _field_names(type(value)):
+        for name in _field_names(kind):
             old = getattr(value, name, None)
             if isinstance(old, dict) and name == "input_qspec_map":
                 new = self._qspec_map(old, depth)

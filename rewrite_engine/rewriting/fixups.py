@@ -24,7 +24,8 @@ def describe(match: Match, built: Built) -> None:
     for node in built.created:
         if node in heirs:
             metadata.inherit(node, heirs[node])
-        metadata.fill(node, [heirs[node]] if node in heirs else nearest)
+        else:
+            metadata.fill(node, nearest)
         node.meta["from_node"] = list(history)
     _copy_stated(match, built)
 

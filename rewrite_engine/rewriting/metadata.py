@@ -29,6 +29,8 @@ _PLACE: Final = (
     "partitioner_tag",
 )
 _LONGEST_HISTORY: Final = 64
+# Types of values that nodes may share.
+_SHARED: Final = frozenset({str, int, float, bool, tuple, type(None)})
 
 
 def provenance(
@@ -57,12 +59,10 @@ def fill(new: fx.Node, sources: Sequence[fx.Node]) -> None:
 
     What `new` says already stays.
     """
-    for key in _PLACE:
-        if key in new.meta:
-            continue
-        source = next((node for node in sources if key in node.meta), None)
-        if source is not None:
-            new.meta[key] = _own(source.meta[key])
+    for source in sources:
+        for key in _PLACE:
+            if key in source.meta and key not in new.meta:
+                new.meta[key] = _own(source.meta[key])
 
 
 def copy_keys(target: fx.Node, source: fx.Node, keys: Iterable[str]) -> None:
@@ -110,6 +110,8 @@ def _fits(entries: Iterable[NodeSource]) -> bool:
 
 def _own(value: Any) -> Any:
     """A copy whose dictionaries and lists are its own."""
+    if type(value) in _SHARED:
+        return value
     if type(value) is dict:
         return {key: _own(item) for key, item in value.items()}
     if type(value) is list:

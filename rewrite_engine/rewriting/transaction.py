@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx
 
+from rewrite_engine.rewriting import edit
+
 Undo = Callable[[], object]
 
 
@@ -53,8 +55,7 @@ class Transaction:
         name: str | None = None,
     ) -> fx.Node:
         """A new node in front of another."""
-        with self.graph.inserting_before(before):
-            node = self.graph.create_node(op, target, args, dict(kwargs), name)
+        node = edit.create(before, op, target, args, kwargs, name)
         self.created[node] = None
         self.record(lambda: self._uncreate(node))
         return node
@@ -65,7 +66,6 @@ class Transaction:
 
     def replace_uses(self, old: fx.Node, new: fx.Node) -> None:
         """Make every user of `old` read `new` instead."""
-        self._remember_users(old)
         for user in list(old.users):
             if user is not new:
                 self._update(user, lambda n: new if n is old else n)
@@ -73,31 +73,28 @@ class Transaction:
     def detach(self, node: fx.Node) -> None:
         """Take a node without users out of the data flow; it goes at `commit`."""
         assert not node.users, f"{node} is still read"
-        for operand in node.all_input_nodes:
-            self._remember_users(operand)
+        self._remember_users(node)
         args, kwargs = node.args, node.kwargs
-        # fx's own way to let go of operands is the only one that keeps users right.
-        node.args, node.kwargs = (), {}
+        edit.set_arguments(node, (), {})
         self.detached[node] = None
         self.record(lambda: self._reattach(node, args, kwargs))
 
     def _reattach(self, node: fx.Node, args: Any, kwargs: Any) -> None:
         del self.detached[node]
-        node.args, node.kwargs = args, kwargs
+        edit.set_arguments(node, args, kwargs)
 
     def _update(self, user: fx.Node, change: Callable[[fx.Node], fx.Node]) -> None:
+        self._remember_users(user)
         args, kwargs = user.args, user.kwargs
-        user.args = fx.map_arg(args, change)
-        user.kwargs = fx.map_arg(kwargs, change)
+        new_args, new_kwargs = fx.map_arg((args, kwargs), change)
+        edit.set_arguments(user, new_args, new_kwargs)
+        self.record(lambda: edit.set_arguments(user, args, kwargs))
 
-        def undo() -> None:
-            user.args, user.kwargs = args, kwargs
-
-        self.record(undo)
-
-    def _remember_users(self, node: fx.Node) -> None:
-        if node not in self._user_order:
-            self._user_order[node] = tuple(node.users)
+    def _remember_users(self, reader: fx.Node) -> None:
+        """New arguments put a reader last among the users of all its operands."""
+        for operand in reader.all_input_nodes:
+            if operand not in self._user_order:
+                self._user_order[operand] = tuple(operand.users)
 
     def erase_detached(self) -> None:
         """Remove the detached nodes from the graph; can still be rolled back."""
@@ -105,7 +102,7 @@ class Transaction:
             # Detached nodes have no operands and no users: any order would do.
             following = node.next
             self.graph.erase_node(node)
-            self.record(lambda n=node, f=following: _insert_again(n, f))  # type: ignore[misc]
+            self.record(lambda n=node, f=following: edit.insert_again(n, f))  # type: ignore[misc]
 
 
 class _NamespaceState:
@@ -133,10 +130,3 @@ def _reorder(users: dict[fx.Node, None], order: tuple[fx.Node, ...]) -> None:
     assert len(restored) == len(users), "a rollback restores the users of every node"
     users.clear()
     users.update(dict.fromkeys(restored))
-
-
-def _insert_again(node: fx.Node, following: fx.Node) -> None:
-    node._erased = False
-    following.prepend(node)
-    node.graph._find_nodes_lookup_table.insert(node)
-    node.graph._len += 1

@@ -49,7 +49,7 @@ def moved_value(value: Any, nodes: dict[str, fx.Node]) -> Any:
     """`value`, held by `relu`, after `conv` became `conv2` and `w` there `ws`."""
     owner = nodes["relu"]
     owner.meta["note"] = value
-    retarget([owner], {nodes["conv"]: nodes["conv2"]}, conv_edges(nodes))
+    list(retarget([owner], {nodes["conv"]: nodes["conv2"]}, conv_edges(nodes)))
     return owner.meta["note"]
 
 
@@ -95,7 +95,7 @@ def test_rewrites_of_rewrites_compose(nodes: dict[str, fx.Node]) -> None:
     moved = {n["conv"]: n["conv2"], n["conv2"]: n["conv3"]}
     edges = conv_edges(n) | {(n["ws"], n["conv2"]): (n["other"], n["conv3"])}
     n["relu"].meta["note"] = [(n["w"], n["conv"]), n["conv"], (n["ws"], n["conv2"])]
-    retarget([n["relu"]], moved, edges)
+    list(retarget([n["relu"]], moved, edges))
     assert n["relu"].meta["note"] == [
         (n["other"], n["conv3"]),
         n["conv3"],
@@ -107,7 +107,7 @@ def test_an_edge_whose_operand_moved_first_is_found(nodes: dict[str, fx.Node]) -
     n = nodes
     n["relu"].meta["note"] = Note((n["x"], n["conv"]))
     edges = {(n["other"], n["conv"]): (n["other"], n["conv2"])}
-    retarget([n["relu"]], {n["x"]: n["other"], n["conv"]: n["conv2"]}, edges)
+    list(retarget([n["relu"]], {n["x"]: n["other"], n["conv"]: n["conv2"]}, edges))
     assert n["relu"].meta["note"].about == (n["other"], n["conv2"])
 
 
@@ -119,7 +119,7 @@ def test_nothing_shared_is_written_and_restoring_undoes_all(
     owners = [nodes["relu"], nodes["other"]]
     for owner in owners:
         owner.meta["a"], owner.meta["b"] = before
-    undo = retarget(owners, {nodes["conv"]: nodes["conv2"]}, {})
+    undo = list(retarget(owners, {nodes["conv"]: nodes["conv2"]}, {}))
     assert shared.about is nodes["conv"]
     assert before[1] == {"k": [nodes["conv"]]}
     assert all(owner.meta["a"].about is nodes["conv2"] for owner in owners)
@@ -133,7 +133,7 @@ def test_nothing_shared_is_written_and_restoring_undoes_all(
 @pytest.mark.parametrize("key", ["val", "from_node", "nn_module_stack"])
 def test_values_and_history_are_left_alone(key: str, nodes: dict[str, fx.Node]) -> None:
     nodes["relu"].meta[key] = held = [nodes["conv"]]
-    assert retarget([nodes["relu"]], {nodes["conv"]: nodes["conv2"]}, {}) == []
+    assert list(retarget([nodes["relu"]], {nodes["conv"]: nodes["conv2"]}, {})) == []
     assert nodes["relu"].meta[key] is held
 
 
@@ -180,7 +180,7 @@ class TestQuantizationAnnotations:
             {n[name]: specs[name] for name in order}, output_qspec=act, _annotated=True
         )
         n["conv2"].meta["quantization_annotation"] = annotation
-        retarget([n["conv2"]], {n["conv"]: n["conv2"]}, conv_edges(n))
+        list(retarget([n["conv2"]], {n["conv"]: n["conv2"]}, conv_edges(n)))
         new = n["conv2"].meta["quantization_annotation"]
         assert new.input_qspec_map[n["x"]] is act
         assert new.input_qspec_map[n["ws"]] is weight
@@ -200,7 +200,7 @@ class TestQuantizationAnnotations:
         _, weight, _ = self.specs(q, n)
         annotation = q.QuantizationAnnotation({n["w"]: weight})
         n["other"].meta["quantization_annotation"] = annotation
-        retarget([n["other"]], {n["conv"]: n["conv2"]}, conv_edges(n))
+        list(retarget([n["other"]], {n["conv"]: n["conv2"]}, conv_edges(n)))
         assert n["other"].meta["quantization_annotation"] is annotation
 
     def test_shared_specs_outside_the_match(
@@ -212,7 +212,7 @@ class TestQuantizationAnnotations:
             output_qspec=q.SharedQuantizationSpec(n["conv"]),
         )
         n["relu"].meta["quantization_annotation"] = annotation
-        retarget([n["relu"]], {n["conv"]: n["conv2"]}, conv_edges(n))
+        list(retarget([n["relu"]], {n["conv"]: n["conv2"]}, conv_edges(n)))
         new = n["relu"].meta["quantization_annotation"]
         assert new.input_qspec_map == {
             n["conv2"]: q.SharedQuantizationSpec((n["ws"], n["conv2"]))
@@ -228,6 +228,6 @@ class TestQuantizationAnnotations:
             {n["w"]: weight}
         )
         edges = conv_edges(n) | {(n["ws"], n["conv2"]): (n["other"], n["conv3"])}
-        retarget([n["conv3"]], {}, edges)
+        list(retarget([n["conv3"]], {}, edges))
         new = n["conv3"].meta["quantization_annotation"]
         assert new.input_qspec_map == {n["other"]: weight}

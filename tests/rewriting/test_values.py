@@ -21,17 +21,12 @@ class Sketch:
 
     def __init__(self, *tensors: torch.Tensor, key: str = "val") -> None:
         self.mode = FakeTensorMode()
-        self.graph = fx.Graph()
-        self.inputs = [self.input(tensor, key) for tensor in tensors]
-        self.module = fx.GraphModule(torch.nn.Module(), self.graph)
+        self.module = fx.GraphModule(torch.nn.Module(), fx.Graph())
         self.graph = self.module.graph
-        self.inputs = self.graph.find_nodes(op="placeholder")
+        self.inputs = [self.graph.placeholder(f"x{i}") for i in range(len(tensors))]
+        for node, tensor in zip(self.inputs, tensors, strict=True):
+            node.meta[key] = self.mode.from_tensor(tensor)
         self.types = ValueTypes(self.module)
-
-    def input(self, tensor: torch.Tensor, key: str) -> fx.Node:
-        node = self.graph.placeholder("x")
-        node.meta[key] = self.mode.from_tensor(tensor)
-        return node
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         node = self.graph.call_function(target, args, kwargs)

@@ -1,0 +1,58 @@
+"""The benchmarks run, and their models are what they say; nothing is timed here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benches import bench_qat, models
+from rewrite_engine import engine, load
+
+MODELS = {
+    "conv_bn_pairs": (lambda: models.conv_bn_pairs(3), 3),
+    "resnet_like": (lambda: models.resnet_like(10), 10),
+    "resnet_like, 50 pairs": (models.resnet_like, 50),
+    "mobilenet_like": (lambda: models.mobilenet_like(blocks=3), 11),
+    "decoder_like": (models.decoder_like, 3),
+    "transformer_like": (models.transformer_like, 0),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_seeded_and_hold_the_stated_pairs(name):
+    build, pairs = MODELS[name]
+    (module, inputs), (again, same_inputs) = build(), build()
+    assert module.training
+    assert all(map(torch.equal, inputs, same_inputs))
+    state, same_state = module.state_dict(), again.state_dict()
+    assert all(torch.equal(state[name], same_state[name]) for name in state)
+
+    gm = models.capture(module, inputs)
+    result = engine.apply(gm, load("qat_fuse"))
+    assert sum(rule.matches for rule in result.report.rules) == pairs
+    torch.testing.assert_close(gm(*inputs), again(*inputs), rtol=1e-3, atol=1e-3)
+
+
+def test_a_seeded_model_leaves_the_random_state_alone():
+    before = torch.random.get_rng_state()
+    models.conv_bn_pairs(1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_mobilenet_has_the_constants_and_forms_that_matter():
+    module, _ = models.mobilenet_like(eps=1e-3, momentum=0.01)
+    norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    convs = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
+    assert {conv.bias is None for conv in convs} == {True, False}
+    assert any(conv.groups == conv.in_channels > 1 for conv in convs)
+
+
+def test_bench_qat_prints_a_row_a_model(capsys):
+    threads = torch.get_num_threads()
+    bench_qat.main(["--tiny"])
+    torch.set_num_threads(threads)
+    header, row = capsys.readouterr().out.strip().splitlines()
+    assert header.split()[:3] == ["model", "nodes", "pairs"]
+    assert row.split()[0] == "conv_bn_pairs(2)"
+    assert row.split()[2:4] == ["2", "2"]
