@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 VALUE_KEYS: Final = ("val", "example_value")
 """Where export and ATen tracing, and where dynamo, keep the fake value of a node."""
@@ -124,7 +123,17 @@ def _same_layout(old: TensorType, new: TensorType) -> bool:
     # The stride of an axis of size 1 is never used.
     strides = zip(old.shape, old.stride, new.stride, strict=False)
     used = [(a, b) for size, a, b in strides if not _is_int(size, 1)]
-    return all(statically_known_true(a == b) for a, b in used)
+    return all(_is_true(a == b) for a, b in used)
+
+
+def _is_true(claim: bool | torch.SymBool) -> bool:
+    """Whether a claim about sizes is known to hold, without a guard on it."""
+    if isinstance(claim, bool):
+        return claim
+    # Imports sympy, a third of a second that only dynamic shapes should cost.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(claim)
 
 
 def _is_int(size: object, number: int) -> bool:
@@ -135,7 +144,7 @@ def _same_sizes(old: Sequence[Any], new: Sequence[Any]) -> bool:
     """Whether all sizes are known to be equal, without a guard on a dynamic one."""
     if len(old) != len(new):
         return False
-    return all(statically_known_true(a == b) for a, b in zip(old, new, strict=True))
+    return all(_is_true(a == b) for a, b in zip(old, new, strict=True))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""`.pt2` files: what is refused before it can do anything, and how files are written."""
+"""`.pt2` files: what is refused before it can do anything, and how they are written."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def model_file(tmp_path_factory) -> Path:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
     batch = {0: torch.export.Dim("batch", min=2)}
     inputs = (torch.randn(2, 3, 8, 8),)
-    torch.export.save(
-        torch.export.export(model, inputs, dynamic_shapes=(batch,)), path
-    )
+    torch.export.save(torch.export.export(model, inputs, dynamic_shapes=(batch,)), path)
     return path
 
 
@@ -239,7 +237,12 @@ def test_a_payload_that_unpacks_to_far_more_is_refused(tampered):
 
 
 def table(path_name: str, *, use_pickle: bool) -> bytes:
-    payload = {"path_name": path_name, "use_pickle": use_pickle}
+    payload = {
+        "path_name": path_name,
+        "use_pickle": use_pickle,
+        "is_param": False,
+        "tensor_meta": None,
+    }
     return json.dumps({"config": {"constant": payload}}).encode()
 
 
@@ -329,7 +332,9 @@ def with_text(value, key, text):
             k: text if k == key and isinstance(v, str) else with_text(v, key, text)
             for k, v in value.items()
         }
-    return [with_text(v, key, text) for v in value] if isinstance(value, list) else value
+    return (
+        [with_text(v, key, text) for v in value] if isinstance(value, list) else value
+    )
 
 
 def test_a_compiled_model_is_refused(tampered):

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import Progress, TaskID
-
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
 from rewrite_engine.commands.outcome import DONE, UsageError
 from rewrite_engine.commands.report_table import print_report
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from rewrite_engine.commands import Subparsers
     from rewrite_engine.report import Report
 
@@ -114,6 +114,8 @@ class _Step:
 @contextmanager
 def _steps(total: int) -> Iterator[_Step]:
     """A progress bar on standard error, if that is a terminal; gone at the end."""
+    from rich.progress import Progress
+
     err = console.errors()
     disable = not err.is_terminal
     with Progress(console=err, transient=True, disable=disable) as progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import TYPE_CHECKING
 
 from rewrite_engine.commands import console
@@ -33,12 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     page = explain(arguments.code.upper())
     if page is None:
-        raise UsageError(_unknown(arguments.code))
+        raise UsageError(
+            f"there is no code {arguments.code}; `explain-code` alone lists all"
+        )
     out.print(page)
     return DONE
-
-
-def _unknown(code: str) -> str:
-    close = difflib.get_close_matches(code.upper(), codes(), n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "none is like it"
-    return f"there is no code {code}; {hint}"

@@ -1,7 +1,10 @@
-"""Rule text to syntax tree. The language is `grammar/rules.lark`."""
+"""Rule text to syntax tree. The language is `grammar/rules.lark`, read from the parse
+table that `grammar/generate_table.py` makes of it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, cast
@@ -9,7 +12,7 @@ from typing import Any, cast
 from lark import Lark, Token, Tree, UnexpectedInput
 from lark.visitors import Transformer_NonRecursive
 
-from rewrite_engine.assets import grammar_text
+from rewrite_engine.assets import grammar_directory
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.builder import Builder
 from rewrite_engine.dsl.expression_builder import Word
@@ -56,14 +59,18 @@ class _WholeWords:
 
 @cache
 def _lark() -> Lark:
-    return Lark(
-        grammar_text(),
-        parser="lalr",
-        lexer="contextual",
-        postlex=cast("Any", _WholeWords()),
-        propagate_positions=True,
-        maybe_placeholders=True,
+    path = grammar_directory() / "rules.table.json"
+    table = json.loads(path.read_text(encoding="utf-8"), object_hook=_numbered)
+    # What lark's own stand-alone parsers call to avoid computing the table again.
+    return cast(
+        "Lark",
+        Lark._load_from_dict(**table, postlex=_WholeWords(), propagate_positions=True),
     )
+
+
+def _numbered(entries: dict[str, Any]) -> dict[str | int, Any]:
+    """Makes keys numbers again, which JSON cannot have."""
+    return {int(key) if key.isdigit() else key: e for key, e in entries.items()}
 
 
 class _Build(Transformer_NonRecursive[Token, nodes.File]):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import torch
@@ -13,44 +12,10 @@ from torch import fx
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
-from rewrite_engine.graph_facts import GraphFacts, value_readers
+from rewrite_engine.lowering.functions import FUNCTIONS, node_of
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.tensor_types import TensorType, type_of
-
-
-class Unknown(Exception):  # noqa: N818 - an answer, not an error
-    """A question about a value has no answer, for instance its type is not known."""
-
-
-class Scope(Protocol):
-    """What an expression is evaluated in: the names of one match."""
-
-    @property
-    def facts(self) -> GraphFacts:
-        """The graph that the match is in."""
-
-    def value(self, name: str) -> Any:
-        """What a name stands for; None if it is absent."""
-
-    def bind(self, name: str, value: Any) -> None:
-        """Give a literal name (a dimension) its value."""
-
-    def matches(self, node: fx.Node, pattern: object) -> bool:
-        """Whether a node matches a pattern of the guard (a node of its matcher)."""
-
-
-Evaluate = Callable[[Any], Any]
-"""A compiled expression, a function of a `Scope`."""
-
-
-@attrs.frozen
-class ArgumentScope:
-    """The arguments of one call by parameter name, for `commutes … when`."""
-
-    arguments: Mapping[str, Any]
-
-    def value(self, name: str) -> Any:
-        return self.arguments[name]
+from rewrite_engine.lowering.scope import Evaluate, Scope, Unknown
+from rewrite_engine.lowering.type_tests import compile_type_test
 
 
 @attrs.frozen(eq=False)
@@ -174,12 +139,12 @@ def _compile(expr: nodes.Expr, patterns: Mapping[Any, Any]) -> Evaluate:
         case nodes.Call(callee, args):
             return _compile_call(callee.id, args, patterns)
         case nodes.HasType(id, type):
-            return _compile_type_test(id, type)
+            return compile_type_test(id, type)
         case nodes.IsConst(id):
-            return lambda scope: scope.facts.constant(_node(scope, id)) is not None
+            return lambda scope: scope.facts.constant(node_of(scope, id)) is not None
         case nodes.Matches(id):
             pattern = patterns[expr.span]
-            return lambda scope: scope.matches(_node(scope, id), pattern)
+            return lambda scope: scope.matches(node_of(scope, id), pattern)
     raise AssertionError(f"the resolver let {expr!r} through")
 
 
@@ -280,138 +245,3 @@ def _compile_call(
             raise Unknown(f"{name}: {error}") from error
 
     return evaluate
-
-
-# --- the functions of the language ---
-
-
-def _node(scope: Scope, name: str) -> fx.Node:
-    value = scope.value(name)
-    if not isinstance(value, fx.Node):
-        raise Unknown(f"'{name}' is absent")
-    return value
-
-
-def _type(scope: Scope, value: Any) -> TensorType:
-    is_node = isinstance(value, fx.Node)
-    known = scope.facts.type_of(value) if is_node else type_of(value)
-    if known is None:
-        raise Unknown(f"the type of {value} is not known")
-    return known
-
-
-def along(n: Any, axis: int, rank: int) -> list[Any]:
-    """A shape of `rank` ones with `n` at `axis`."""
-    if not 0 <= rank <= 64:
-        raise ValueError("a rank is between 0 and 64")
-    shape: list[Any] = [1] * rank
-    shape[axis] = n
-    return shape
-
-
-def _is_contiguous(scope: Scope, value: Any) -> bool:
-    known = _type(scope, value)
-    expected: Any = 1
-    for size, stride in zip(reversed(known.shape), reversed(known.stride), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected = expected * size
-    return True
-
-
-def _readers(scope: Scope, value: Any) -> int:
-    if not isinstance(value, fx.Node):
-        raise Unknown("only a graph value has readers")
-    return len(value_readers(value))
-
-
-def _distinct(scope: Scope, *values: Any) -> bool:
-    return len({id(value) for value in values}) == len(values)
-
-
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "rank": lambda scope, value: len(_type(scope, value).shape),
-    "shape": lambda scope, value: list(_type(scope, value).shape),
-    "size": lambda scope, value, axis: _type(scope, value).shape[axis],
-    "numel": lambda scope, value: math.prod(_type(scope, value).shape),
-    "dtype": lambda scope, value: _type(scope, value).dtype,
-    "device": lambda scope, value: _type(scope, value).device,
-    "is_contiguous": _is_contiguous,
-    "uses": _readers,
-    "distinct": _distinct,
-    "along": lambda scope, n, axis, rank: along(n, axis, rank),
-    "min": lambda scope, *values: min(*values),
-    "max": lambda scope, *values: max(*values),
-    "abs": lambda scope, value: abs(value),
-    "len": lambda scope, value: len(value),
-    "prod": lambda scope, values: math.prod(values),
-}
-
-
-# --- type tests ---
-
-
-def _compile_type_test(name: str, type: nodes.TensorType) -> Evaluate:
-    dtypes = frozenset(torch_ops.dtype_of(dtype) for dtype in type.dtypes)
-
-    def evaluate(scope: Scope) -> bool:
-        known = _type(scope, scope.value(name))
-        if dtypes and known.dtype not in dtypes:
-            return False
-        return type.shape is None or _shape_fits(scope, type.shape, known.shape)
-
-    return evaluate
-
-
-def _shape_fits(
-    scope: Scope, dims: tuple[nodes.Expr, ...], shape: tuple[Any, ...]
-) -> bool:
-    star = next((i for i, d in enumerate(dims) if isinstance(d, nodes.Star)), None)
-    if star is None:
-        return len(dims) == len(shape) and _dims_fit(scope, dims, shape)
-    after = len(dims) - star - 1
-    if len(shape) < star + after:
-        return False
-    middle = list(shape[star : len(shape) - after])
-    name = dims[star]
-    assert isinstance(name, nodes.Star)
-    return (
-        _dims_fit(scope, dims[:star], shape[:star])
-        and _dims_fit(scope, dims[star + 1 :], shape[len(shape) - after :])
-        and _dim_fits(scope, nodes.LiteralName(name.id), middle)
-    )
-
-
-def _dims_fit(
-    scope: Scope, dims: tuple[nodes.Expr, ...], shape: tuple[Any, ...]
-) -> bool:
-    return all(_dim_fits(scope, d, s) for d, s in zip(dims, shape, strict=True))
-
-
-def _dim_fits(scope: Scope, dim: nodes.Expr, size: Any) -> bool:
-    match dim:
-        case nodes.Wildcard():
-            return True
-        case nodes.Constant(value):
-            return _is_static(size) and literals_equal(size, value)
-        case nodes.LiteralName(id):
-            known = scope.value(id)
-            if known is None:
-                scope.bind(id, size)
-                return True
-            return _sizes_equal(known, size)
-    raise AssertionError(f"no dimension: {dim!r}")
-
-
-def _is_static(size: Any) -> bool:
-    return isinstance(size, int)
-
-
-def _sizes_equal(left: Any, right: Any) -> bool:
-    if isinstance(left, list):
-        return len(left) == len(right) and all(map(_sizes_equal, left, right))
-    if _is_static(left) and _is_static(right):
-        return bool(left == right)
-    # Comparing symbolic sizes must not add a guard to the program: only sizes that
-    # are the same expression are known to be equal.
-    return str(left) == str(right)

@@ -12,8 +12,9 @@ from torch import fx
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked
-from rewrite_engine.lowering.guards import ArgumentScope, compile_expr
+from rewrite_engine.lowering.guards import compile_expr
 from rewrite_engine.lowering.literals import literals_equal
+from rewrite_engine.lowering.scope import ArgumentScope
 from rewrite_engine.signatures import REQUIRED, Parameter, Signature
 
 CallKey = tuple[str, object]

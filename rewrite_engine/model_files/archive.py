@@ -12,7 +12,6 @@ import json
 import re
 import textwrap
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -25,6 +24,8 @@ from rewrite_engine.model_files.program_json import find_code
 _MODEL = re.compile(r"models/([\w.-]+)\.json")
 
 _ZIP_HEAD = b"PK\x03\x04"
+_ZIP_TAIL = b"PK\x05\x06"
+_ZIP_TAIL_BYTES = 22
 _KINDS = (
     ("data.pkl", "a checkpoint of `torch.save`, not an exported program"),
     ("serialized_exported_program.json", "in the format of torch before 2.8"),
@@ -75,8 +76,15 @@ def _open(file: BinaryIO, name: str) -> Any:
     try:
         return torch._C.PyTorchFileReader(file)
     except (RuntimeError, OSError):
-        reason = _NO_MODEL if zipfile.is_zipfile(file) else "truncated or damaged"
+        reason = _NO_MODEL if _is_whole(file) else "truncated or damaged"
         raise ModelFileError(f"{name}: {reason}") from None
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    """Whether the last record of a zip archive is where it belongs."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _ZIP_TAIL_BYTES))
+    return file.read().startswith(_ZIP_TAIL)
 
 
 def _check_size(reader: Any, size: int, name: str) -> None:

@@ -39,6 +39,10 @@ _ELEMENTWISE: Final = frozenset(
         aten.ones_like.default,
     }
 )
+# The dtypes of elementwise results by signature. Filled by any thread: single dict
+# operations are atomic, and a lost entry only costs another run.
+_DTYPES: Final[dict[Hashable, torch.dtype]] = {}
+_MOST_DTYPES: Final = 4096
 
 
 class Literal(NamedTuple):
@@ -60,6 +64,8 @@ class Call(NamedTuple):
 def call_of(node: fx.Node, operand: Callable[[fx.Node], Hashable]) -> Call:
     """The call of a node, with `operand(n)` standing for an operand `n`."""
     args = tuple([_stand_in(arg, operand) for arg in node.args])
+    if not node.kwargs:
+        return Call(node.target, args, ())
     kwargs = [(name, _stand_in(arg, operand)) for name, arg in node.kwargs.items()]
     return Call(node.target, args, tuple(sorted(kwargs, key=itemgetter(0))))
 
@@ -89,16 +95,20 @@ def may_alias(target: Any) -> bool:
     return any(result.alias_info is not None for result in target._schema.returns)
 
 
-def elementwise_signature(call: Call) -> Hashable | None:
-    """What the dtype of an elementwise call depends on; None if it is no such call.
+def known_elementwise(call: Call) -> TensorType | None:
+    """The result of an elementwise call, if its dtype has been remembered."""
+    dtype = _DTYPES.get(_signature(call))
+    return None if dtype is None else elementwise_result(call, dtype)
 
-    Sizes do not matter, but tensors without dimensions promote differently. Only
-    row-major tensors and plain literals are considered.
-    """
-    if call.kwargs or not _is_elementwise(call.target):
-        return None
-    parts = [_signature_part(arg) for arg in call.args]
-    return None if None in parts else (call.target, *parts)
+
+def remember_dtype(call: Call, dtype: torch.dtype) -> None:
+    """Notes the dtype of a call, for calls of any size; nothing if not elementwise."""
+    signature = _signature(call)
+    if signature is None:
+        return
+    if len(_DTYPES) >= _MOST_DTYPES:
+        _DTYPES.clear()
+    _DTYPES[signature] = dtype
 
 
 def elementwise_result(call: Call, dtype: torch.dtype) -> TensorType | None:
@@ -154,6 +164,20 @@ def _is_elementwise(target: Any) -> bool:
     if not isinstance(target, torch._ops.OpOverload) or may_alias(target):
         return False
     return target in _ELEMENTWISE or torch.Tag.pointwise in target.tags
+
+
+def _signature(call: Call) -> Hashable | None:
+    """What the dtype of an elementwise call depends on; None if it is no such call.
+
+    Sizes do not matter, but tensors without dimensions promote differently. Only
+    row-major tensors and plain literals are considered.
+    """
+    if call.kwargs or not _is_elementwise(call.target):
+        return None
+    parts = [_signature_part(arg) for arg in call.args]
+    if None in parts:
+        return None
+    return call.target, torch.get_default_dtype(), *parts
 
 
 def _signature_part(arg: Any) -> Hashable | None:

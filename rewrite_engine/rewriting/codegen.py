@@ -34,12 +34,11 @@ def recompile(module: fx.GraphModule) -> None:
 
 
 def python_code(graph: fx.Graph) -> fx_graph.PythonCode | None:
-    """What `graph.python_code("self")` returns; None for a graph out of the ordinary."""
+    """What `graph.python_code("self")` returns; None for an unusual graph."""
     if not _is_ordinary(graph):
         return None
-    writer = _Writer(graph)
     try:
-        return writer.python_code()
+        return _Writer(graph).python_code()
     except _Unusual:
         return None
 
@@ -77,14 +76,14 @@ def _is_ordinary(graph: fx.Graph) -> bool:
     return (
         type(codegen) in (fx_graph.CodeGen, fx_graph._PyTreeCodeGen)
         and codegen._body_transformer is None
-        and "python_code" not in vars(graph)
+        and getattr(graph.python_code, "__func__", None) is fx.Graph.python_code
         and not fx_config.enrich_profiler_metadata
         and os.environ.get("FX_GRAPH_SHOW_META", "0") != "1"
         and len(graph.nodes) > 0
     )
 
 
-class _Unusual(Exception):  # noqa: N818
+class _Unusual(Exception):  # noqa: N818 - an outcome, not an error
     """The graph holds something that only torch knows how to write."""
 
 
@@ -159,27 +158,29 @@ class _Writer:
         return "" if parameter == name else f"{name} = {parameter}"
 
     def _get_attr(self, node: fx.Node) -> str:
-        return self._statement(node, fx_graph._format_target("self", node.target))
+        name = self._name(node)
+        return self._statement(node, name, fx_graph._format_target("self", node.target))
 
     def _call_module(self, node: fx.Node) -> str:
         callee = fx_graph._format_target("self", node.target)
-        return self._call(node, callee, node._args)
+        return self._call(node, self._name(node), callee, node._args)
 
     def _call_method(self, node: fx.Node) -> str:
-        self._name(node)
-        owner, *rest = node._args
+        name = self._name(node)
+        owner, *args = node._args
         callee = fx_graph._format_target(self._text(owner), node.target)
-        return self._call(node, callee, rest)
+        return self._call(node, name, callee, args)
 
     def _call_function(self, node: fx.Node) -> str:
-        target = node.target
         if node.meta.get("is_wrapped"):
             raise _Unusual
+        target = node.target
         callee = self._callees.get(id(target)) or self._callee(target)
-        if "{}" not in callee:
-            return self._call(node, callee, node._args)
-        self._name(node)
-        return self._statement(node, callee.format(*map(self._text, node._args)))
+        name = self._name(node)
+        if "{}" in callee:
+            operands = map(self._text, node._args)
+            return self._statement(node, name, callee.format(*operands))
+        return self._call(node, name, callee, node._args)
 
     def _output(self, node: fx.Node) -> str:
         self.returns = self._annotation(node.type, " -> ")
@@ -187,21 +188,22 @@ class _Writer:
         line: str = codegen.generate_output(node.args[0], repr_fn=self._text)
         return line
 
-    def _call(self, node: fx.Node, callee: str, args: Iterable[Any]) -> str:
-        self._name(node)
-        texts = [self._text(value) for value in args]
-        texts += [f"{key} = {self._text(v)}" for key, v in node._kwargs.items()]
-        return self._statement(node, f"{callee}({', '.join(texts)})")
+    def _call(self, node: fx.Node, name: str, callee: str, args: Iterable[Any]) -> str:
+        texts = list(map(self._text, args))
+        if node._kwargs:
+            texts += [f"{key} = {self._text(v)}" for key, v in node._kwargs.items()]
+        return self._statement(node, name, f"{callee}({', '.join(texts)})")
 
-    def _statement(self, node: fx.Node, value: str) -> str:
+    def _statement(self, node: fx.Node, name: str, value: str) -> str:
         """An assignment, and the release of the values that are not read again."""
-        annotation = self._annotation(node.type, " : ")
-        name = self._name(node)
-        dying = [self._name(read) for read in self._dying.get(node, ())]
+        if node.type is not None:
+            raise _Unusual
+        dying = [self._name(last) for last in self._dying.get(node, ())]
         if not node.users:
             dying.append(name)
-        release = f";  {' = '.join(dying)} = None" if dying else ""
-        return f"{name}{annotation} = {value}{release}"
+        if not dying:
+            return f"{name} = {value}"
+        return f"{name} = {value};  {' = '.join(dying)} = None"
 
     # --- names and values ---
 
@@ -227,15 +229,14 @@ class _Writer:
 
     def _callee(self, target: Any) -> str:
         """How a call is spelled: a name, or an operator's format."""
-        if getattr(target, "__module__", "") == "_operator":
-            if target.__name__ in fx_graph.inplace_methods:
-                raise _Unusual
-            infix = fx_graph.magic_methods.get(target.__name__)
-        else:
-            infix = None
         name = fx_node._get_qualified_name(target)
-        callee: str = infix or self._global(name, target)
-        if callee == "getattr":
+        if name == "getattr" or "{}" in name:
+            raise _Unusual
+        if getattr(target, "__module__", "") != "_operator":
+            callee = self._global(name, target)
+        elif target.__name__ in fx_graph.magic_methods:
+            callee = fx_graph.magic_methods[target.__name__]
+        else:
             raise _Unusual
         self._callees[id(target)] = callee
         return callee

@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
-from torch.utils._mode_utils import no_dispatch
 
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.rewriting.calls import (
     Call,
     call_of,
     elementwise_result,
-    elementwise_signature,
     identity,
+    known_elementwise,
     may_alias,
+    remember_dtype,
     reshape_result,
 )
+from rewrite_engine.rewriting.fake_tensors import FakeTensors
 from rewrite_engine.tensor_types import (
     UNKNOWN,
     VALUE_KEYS,
@@ -46,6 +47,14 @@ __all__ = [
     "compatible",
     "type_of",
 ]
+
+
+class _Result(NamedTuple):
+    """What a call makes: new memory of a type, or a view of its first operand."""
+
+    type: TensorType
+    is_view: bool = False
+
 
 _NOTHING_STAGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -73,8 +82,8 @@ class ValueTypes:
         self._module = module
         self._staged = staged
         self._key, self._mode, self._has_tensor_meta = _convention(module.graph)
-        self._results: dict[Call, TensorType] = {}
-        self._dtypes: dict[Hashable, torch.dtype] = {}
+        self._fakes = None if self._mode is None else FakeTensors(self._mode)
+        self._results: dict[Call, _Result] = {}
         # By id, with the value, so that the id stays taken.
         self._identities: dict[int, tuple[Any, Hashable]] = {}
 
@@ -104,7 +113,7 @@ class ValueTypes:
     def _derived(self, node: fx.Node, like: fx.Node | None) -> Any:
         if node.op == "get_attr":
             return self._value(node)
-        if any(self._value(operand) is UNKNOWN for operand in node.all_input_nodes):
+        if not all(map(self._is_recorded, node.all_input_nodes)):
             return UNKNOWN
         call = call_of(node, self._operand)
         if like is not None and self._equals(call, like):
@@ -118,19 +127,21 @@ class ValueTypes:
         return not may_alias(call.target) and call == call_of(like, self._operand)
 
     def _computed(self, node: fx.Node, call: Call) -> Any:
-        known = self._results.get(call) or self._elementwise(call)
-        if known is not None:
-            return self._fresh(known)
-        reshaped = reshape_result(call)
-        if reshaped is not None:
-            return self._view(self._value(node.args[0]), reshaped)
-        value = self._run(node)
-        self._learn(call, value)
+        known = self._results.get(call) or _foreseen(call)
+        if known is None:
+            value = self._run(node)
+            self._learn(call, value)
+            return value
+        self._results[call] = known
+        value = self._made(node, known)
+        self._identities[id(value)] = value, known.type
         return value
 
-    def _elementwise(self, call: Call) -> TensorType | None:
-        dtype = self._dtypes.get(elementwise_signature(call))
-        return None if dtype is None else elementwise_result(call, dtype)
+    def _made(self, node: fx.Node, result: _Result) -> FakeTensor:
+        assert self._fakes is not None, "without a mode, nothing is derived"
+        if result.is_view:
+            return self._fakes.view(self._value(node.args[0]), result.type)
+        return self._fakes.fresh(result.type)
 
     def _learn(self, call: Call, value: object) -> None:
         """Remembers a result for equal calls, and for other sizes if elementwise."""
@@ -138,10 +149,9 @@ class ValueTypes:
             return
         result = type_of(value)
         assert result is not None
-        self._results[call] = result
-        signature = elementwise_signature(call)
-        if signature and elementwise_result(call, result.dtype) == result:
-            self._dtypes[signature] = result.dtype
+        self._results[call] = _Result(result)
+        if elementwise_result(call, result.dtype) == result:
+            remember_dtype(call, result.dtype)
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "call_module":
@@ -171,31 +181,15 @@ class ValueTypes:
             del pending[known:]
             raise ValueError("the shape of its result depends on data")
 
-    def _fresh(self, kind: TensorType) -> FakeTensor:
-        """A fake tensor with memory of its own, made without running an operator."""
-        dtype, shape, stride, device = kind
-        with no_dispatch():
-            meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-        return FakeTensor(self._mode, meta, device)
-
-    def _view(self, base: FakeTensor, kind: TensorType) -> FakeTensor:
-        """A fake tensor over the memory of `base`."""
-        dtype, shape, stride, device = kind
-        storage, offset = base.untyped_storage(), base.storage_offset()
-        with no_dispatch():
-            meta = torch.empty(0, dtype=dtype, device="meta")
-            meta.set_(storage, offset, shape, stride)
-        return FakeTensor(self._mode, meta, device)
-
     def _tensor_meta(self, value: torch.Tensor, requires_grad: bool) -> TensorMetadata:
         kind = self._identity(value)
         if value.is_quantized or not is_dense(kind):
             return _extract_tensor_metadata(value)._replace(requires_grad=requires_grad)
         return TensorMetadata(
-            shape=value.shape,
-            dtype=kind.dtype,
-            requires_grad=requires_grad,
-            stride=kind.stride,
+            value.shape,
+            kind.dtype,
+            requires_grad,
+            kind.stride,
             memory_format=torch.contiguous_format,
             is_quantized=False,
             qparams={},
@@ -210,6 +204,9 @@ class ValueTypes:
             known = self._identities[id(value)] = value, identity(value)
         return known[1]
 
+    def _is_recorded(self, node: fx.Node) -> bool:
+        return self._key in node.meta or self._value(node) is not UNKNOWN
+
     def _value(self, node: fx.Node) -> Any:
         if self._key in node.meta:
             return node.meta[self._key]
@@ -219,6 +216,15 @@ class ValueTypes:
         if value is UNKNOWN:
             value = attribute(self._module, node.target)
         return self.of_tensor(value) if isinstance(value, torch.Tensor) else UNKNOWN
+
+
+def _foreseen(call: Call) -> _Result | None:
+    """The result of a call that need not be run."""
+    kind = known_elementwise(call)
+    if kind is not None:
+        return _Result(kind)
+    kind = reshape_result(call)
+    return None if kind is None else _Result(kind, is_view=True)
 
 
 def _convention(graph: fx.Graph) -> tuple[str, FakeTensorMode | None, bool]:
@@ -256,9 +262,11 @@ def _is_reproducible(target: Any, value: object) -> bool:
 
 def _requires_grad(node: fx.Node, value: torch.Tensor) -> bool:
     """Whether the value does in the model; values are derived without autograd."""
-    if not (value.is_floating_point() or value.is_complex()):
+    if not (value.dtype.is_floating_point or value.dtype.is_complex):
         return False
-    metas = (operand.meta.get("tensor_meta") for operand in node.all_input_nodes)
-    return value.requires_grad or any(
-        getattr(meta, "requires_grad", False) for meta in metas
-    )
+    if value.requires_grad:
+        return True
+    for operand in node.all_input_nodes:
+        if getattr(operand.meta.get("tensor_meta"), "requires_grad", False):
+            return True
+    return False

@@ -104,6 +104,7 @@ def test_calls_on_one_tensor_equal_real_ones(
 def test_an_elementwise_operator_is_run_once_for_all_shapes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(calls, "_DTYPES", {})
     sketch = Sketch(torch.ones(2, 3), torch.ones(4, 5), torch.ones(6))
     ran = runs_of(sketch, monkeypatch)
     results = [sketch.call(aten.add.Tensor, x, 1e-3) for x in sketch.inputs]

@@ -1,0 +1,224 @@
+"""The runnable left side of one combination of rows, options and alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.choices import Choices, Contradiction
+from rewrite_engine.lowering.guards import present
+from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.patterns import (
+    Way,
+    below,
+    guards_of,
+    optional_below,
+    roots_of,
+    ways_of,
+)
+from rewrite_engine.lowering.scope import Unknown
+from rewrite_engine.signatures import REQUIRED
+
+
+@attrs.define(eq=False)
+class ConcreteLeft:
+    """Builds the runnable left side of one combination of choices."""
+
+    matcher: fx.Graph
+    choices: Choices
+    graph: fx.Graph = attrs.field(factory=fx.Graph)
+    values: dict[fx.Node, Any] = attrs.field(factory=dict)
+    spellings: dict[fx.Node, Spelling] = attrs.field(factory=dict)
+    named_calls: dict[str, fx.Node] = attrs.field(factory=dict)
+    slot: Spelling | None = None
+
+    @property
+    def row(self) -> int:
+        return 0 if self.slot is None else self.slot.row
+
+    def build(self) -> fx.Graph:
+        self._choose_row()
+        self._placeholders()
+        results = tuple(self.value(root) for root in roots_of(self.matcher))
+        self._check_guards()
+        self.graph.output(results)
+        for node in list(self.graph.nodes):
+            if node.op == "placeholder" and not node.users:
+                self.graph.erase_node(node)
+        return self.graph
+
+    def _choose_row(self) -> None:
+        calls = (n.target for n in self.matcher.nodes)
+        slots = (c for c in calls if isinstance(c, OperatorPattern) and c.is_slot)
+        slot = next(slots, None)
+        if slot is not None:
+            self.slot = slot.spellings[self.choices.choose(len(slot.spellings))]
+
+    def _placeholders(self) -> None:
+        literals: Mapping[str, Any] = {}
+        for node in self.matcher.nodes:
+            if isinstance(node.target, OperatorPattern) and node.target.is_slot:
+                literals = node.target.literals[self.row]
+        for node in self.matcher.nodes:
+            if node.op != "placeholder":
+                continue
+            if node.target in literals:
+                self.values[node] = literals[str(node.target)]
+            elif node.meta["optional"] and self.choices.choose(2):
+                self.values[node] = None
+            else:
+                self.values[node] = self._placeholder(str(node.target))
+
+    def _placeholder(self, name: str) -> fx.Node:
+        with self.graph.inserting_before(self._first_call()):
+            return self.graph.placeholder(name)
+
+    def _first_call(self) -> fx.Node:
+        calls = (n for n in self.graph.nodes if n.op != "placeholder")
+        return next(calls, self.graph._root)
+
+    def value(self, pattern: Any) -> Any:
+        if isinstance(pattern, (list, tuple)):
+            return [self.value(item) for item in pattern]
+        if not isinstance(pattern, fx.Node):
+            return pattern
+        if pattern not in self.values:
+            self.values[pattern] = self._build(pattern)
+            self._name(pattern)
+        return self.values[pattern]
+
+    def _name(self, pattern: fx.Node) -> None:
+        value = self.values[pattern]
+        for name in pattern.meta.get("names", ()):
+            if isinstance(value, fx.Node) and pattern.op != "placeholder":
+                self.named_calls[name] = value
+
+    def _build(self, pattern: fx.Node) -> Any:
+        match pattern.target:
+            case OperatorPattern():
+                return self._call(pattern)
+            case markers.either | markers.skippable:
+                ways = ways_of(pattern)
+                return self._only(ways[self.choices.choose(len(ways))])
+            case markers.captured:
+                return self.value(pattern.args[1])
+            case markers.maybe:
+                return self._maybe(pattern)
+        assert pattern.target is markers.anything
+        return _OMITTED
+
+    def _maybe(self, pattern: fx.Node) -> Any:
+        absent, inner = ways_of(pattern)
+        if absent.absent:
+            missing = all(self.values[node] is None for node in absent.absent)
+        else:
+            missing = bool(self.choices.choose(2))
+        return None if missing else self._only(inner)
+
+    def _only(self, way: Way) -> Any:
+        """The value of one way; names that it leaves out must be absent, others not."""
+        if any(self.values[node] is not None for node in way.absent):
+            raise Contradiction
+        if isinstance(way.pattern, fx.Node) and way.pattern.op != "placeholder":
+            needed = set(optional_below(way.pattern)) - _guarded(way.pattern)
+            if any(self.values[node] is None for node in needed):
+                raise Contradiction
+        return self.value(way.pattern)
+
+    def _call(self, pattern: fx.Node) -> fx.Node:
+        operator: OperatorPattern = pattern.target
+        spelling = self.slot if operator.is_slot else operator.spellings[0]
+        assert spelling is not None
+        given = {}
+        for key, operand in [*enumerate(pattern.args), *pattern.kwargs.items()]:
+            parameter = None if operand is ... else spelling.canonical.parameter(key)
+            if parameter is not None:
+                given[spelling.names[parameter.name]] = self.value(operand)
+        node = self._create(pattern, spelling, given)
+        self.spellings[node] = spelling
+        return node
+
+    def _create(
+        self, pattern: fx.Node, spelling: Spelling, given: Mapping[str, Any]
+    ) -> fx.Node:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for parameter in spelling.signature.parameters:
+            value = given.get(parameter.name, _OMITTED)
+            if value is _OMITTED and parameter.default is REQUIRED:
+                value = self._placeholder(f"{pattern.name}_{parameter.name}")
+            if value is _OMITTED or (value is None and parameter.default is None):
+                continue
+            positional = not parameter.keyword_only and not kwargs
+            in_order = positional and len(args) == _position(spelling, parameter.name)
+            if in_order:
+                args.append(value)
+            else:
+                kwargs[parameter.name] = value
+        return self.graph.create_node(spelling.op, spelling.target, tuple(args), kwargs)
+
+    def _check_guards(self) -> None:
+        for guard in guards_of(self.matcher):
+            try:
+                holds = guard.evaluate(self.scope())
+            except Unknown:
+                continue
+            if not present(holds):
+                raise Contradiction
+
+    def scope(self) -> ChoiceScope:
+        literals = (n for n in self.matcher.nodes if n.meta.get("role") == "literal")
+        return ChoiceScope(self.names(), frozenset(str(n.target) for n in literals))
+
+    def names(self) -> dict[str, Any]:
+        return {
+            name: value
+            for pattern, value in self.values.items()
+            for name in pattern.meta.get("names", ())
+        }
+
+
+_OMITTED: Any = object()
+"""An argument that is left to its default, or to an input where it has none."""
+
+
+def _position(spelling: Spelling, name: str) -> int:
+    positional = [p.name for p in spelling.signature.parameters if not p.keyword_only]
+    return positional.index(name)
+
+
+def _guarded(pattern: fx.Node) -> set[fx.Node]:
+    """Optional names of a pattern that stand in options of their own."""
+    options = (markers.maybe, markers.either, markers.skippable)
+    nested = [n for n in below(pattern) if n.target in options]
+    return {name for option in nested for name in optional_below(option)}
+
+
+@attrs.frozen(eq=False)
+class ChoiceScope:
+    """What is known of a match before it exists: constants, and what is absent."""
+
+    names: Mapping[str, Any]
+    literals: frozenset[str]
+    """Names of literals: those that are inputs of the instance are not known."""
+
+    @property
+    def facts(self) -> GraphFacts:
+        raise Unknown("no graph")
+
+    def value(self, name: str) -> Any:
+        value = self.names.get(name)
+        if name in self.literals and (value is None or isinstance(value, fx.Node)):
+            raise Unknown(name)
+        return value
+
+    def bind(self, name: str, value: Any) -> None:
+        raise Unknown(name)
+
+    def matches(self, node: fx.Node, pattern: object) -> bool:
+        raise Unknown("no graph")

@@ -1,0 +1,78 @@
+"""The functions that expressions of a rule may call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx
+
+from rewrite_engine.graph_facts import value_readers
+from rewrite_engine.lowering.scope import Scope, Unknown
+from rewrite_engine.tensor_types import TensorType, type_of
+
+
+def node_of(scope: Scope, name: str) -> fx.Node:
+    """The node that a name stands for. Raises: Unknown, if it is absent."""
+    value = scope.value(name)
+    if not isinstance(value, fx.Node):
+        raise Unknown(f"'{name}' is absent")
+    return value
+
+
+def tensor_type_of(scope: Scope, value: Any) -> TensorType:
+    """The type of a node's value or of a tensor. Raises: Unknown."""
+    is_node = isinstance(value, fx.Node)
+    known = scope.facts.type_of(value) if is_node else type_of(value)
+    if known is None:
+        raise Unknown(f"the type of {value} is not known")
+    return known
+
+
+def along(n: Any, axis: int, rank: int) -> list[Any]:
+    """A shape of `rank` ones with `n` at `axis`."""
+    if not 0 <= rank <= 64:
+        raise ValueError("a rank is between 0 and 64")
+    shape: list[Any] = [1] * rank
+    shape[axis] = n
+    return shape
+
+
+def _is_contiguous(scope: Scope, value: Any) -> bool:
+    known = tensor_type_of(scope, value)
+    expected: Any = 1
+    for size, stride in zip(reversed(known.shape), reversed(known.stride), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected = expected * size
+    return True
+
+
+def _readers(scope: Scope, value: Any) -> int:
+    if not isinstance(value, fx.Node):
+        raise Unknown("only a graph value has readers")
+    return len(value_readers(value))
+
+
+def _distinct(scope: Scope, *values: Any) -> bool:
+    return len({id(value) for value in values}) == len(values)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "rank": lambda scope, value: len(tensor_type_of(scope, value).shape),
+    "shape": lambda scope, value: list(tensor_type_of(scope, value).shape),
+    "size": lambda scope, value, axis: tensor_type_of(scope, value).shape[axis],
+    "numel": lambda scope, value: math.prod(tensor_type_of(scope, value).shape),
+    "dtype": lambda scope, value: tensor_type_of(scope, value).dtype,
+    "device": lambda scope, value: tensor_type_of(scope, value).device,
+    "is_contiguous": _is_contiguous,
+    "uses": _readers,
+    "distinct": _distinct,
+    "along": lambda scope, n, axis, rank: along(n, axis, rank),
+    "min": lambda scope, *values: min(*values),
+    "max": lambda scope, *values: max(*values),
+    "abs": lambda scope, value: abs(value),
+    "len": lambda scope, value: len(value),
+    "prod": lambda scope, values: math.prod(values),
+}
