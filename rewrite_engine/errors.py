@@ -40,11 +40,12 @@ class Diagnostic:
     def render(self) -> str:
         """The finding with its source line, a caret, its notes and its hint."""
         kind = "error" if self.is_error else "warning"
-        head = f"{_place(self.source, self.span)}: {kind}[{self.code}]: {self.message}"
+        place = _place(self.source, self.span)
+        head = f"{place}: {kind}[{self.code}]: {_printable(self.message)}"
         parts = [head, _excerpt(self.source, self.span)]
         parts += [_render_note(note, self.source) for note in self.notes]
         if self.hint is not None:
-            parts.append(f"  hint: {self.hint}")
+            parts.append(f"  hint: {_printable(self.hint)}")
         return "\n".join(parts)
 
 
@@ -74,23 +75,40 @@ def render(diagnostics: Iterable[Diagnostic]) -> str:
 
 def _place(source: Source, span: Span) -> str:
     position = source.position(span.start)
-    return f"{source.name}:{position.line}:{position.column}"
+    return f"{_printable(source.name)}:{position.line}:{position.column}"
 
 
 def _excerpt(source: Source, span: Span) -> str:
     start = source.position(span.start)
-    line = source.line(start.line)
-    width = max(1, min(span.end - span.start, len(line) - start.column + 1))
+    line = source.line(start.line).removesuffix("\r")
+    first = start.column - 1
+    marked = line[first : first + span.end - span.start]
+    width = max(1, len(_printable(marked)))
     margin = " " * len(str(start.line))
     # Tabs are kept in the padding so that the caret stands under its character.
-    before = line[: start.column - 1]
+    before = _printable(line[:first])
     padding = "".join("\t" if char == "\t" else " " for char in before)
-    return f"{margin} |\n{start.line} | {line}\n{margin} | {padding}{'^' * width}"
+    shown = _printable(line)
+    return f"{margin} |\n{start.line} | {shown}\n{margin} | {padding}{'^' * width}"
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what a terminal cannot show, or would obey."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char == "\t" else _escaped(char) for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def _render_note(note: Note, default: Source) -> str:
+    message = _printable(note.message)
     if note.span is None:
-        return f"  note: {note.message}"
+        return f"  note: {message}"
     source = note.source or default
     excerpt = _excerpt(source, note.span)
-    return f"  note: {note.message} ({_place(source, note.span)})\n{excerpt}"
+    return f"  note: {message} ({_place(source, note.span)})\n{excerpt}"

@@ -178,9 +178,15 @@ class _Writer:
         callee = self._callees.get(id(target)) or self._callee(target)
         name = self._name(node)
         if "{}" in callee:
-            operands = map(self._text, node._args)
-            return self._statement(node, name, callee.format(*operands))
+            return self._operator(node, name, callee)
         return self._call(node, name, callee, node._args)
+
+    def _operator(self, node: fx.Node, name: str, form: str) -> str:
+        operands = [self._text(value) for value in node._args]
+        text = form.format(*operands)
+        if node.target.__name__ not in fx_graph.inplace_methods:
+            return self._statement(node, name, text)
+        return f"{text};  {self._statement(node, name, operands[0])}"
 
     def _output(self, node: fx.Node) -> str:
         self.returns = self._annotation(node.type, " -> ")
@@ -232,12 +238,10 @@ class _Writer:
         name = fx_node._get_qualified_name(target)
         if name == "getattr" or "{}" in name:
             raise _Unusual
-        if getattr(target, "__module__", "") != "_operator":
-            callee = self._global(name, target)
-        elif target.__name__ in fx_graph.magic_methods:
-            callee = fx_graph.magic_methods[target.__name__]
-        else:
-            raise _Unusual
+        forms = {}
+        if getattr(target, "__module__", "") == "_operator":
+            forms = fx_graph.magic_methods | fx_graph.inplace_methods
+        callee: str = forms.get(target.__name__) or self._global(name, target)
         self._callees[id(target)] = callee
         return callee
 

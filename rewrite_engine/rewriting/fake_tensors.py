@@ -41,7 +41,7 @@ class FakeTensors:
         attributes = self._attributes.get(device)
         if attributes is None:
             value = FakeTensor(self._mode, meta, device)
-            if self._is_plain():
+            if _makes_all_alike():
                 self._attributes[device] = dict(vars(value))
             return value
         # What the constructor does, at a quarter of its cost.
@@ -52,15 +52,15 @@ class FakeTensors:
             dispatch_device=True,
             device_for_backend_keys=device,
         )
-        torch._C._set_throw_on_mutable_data_ptr(value)
+        if self._mode._allow_unsafe_data_ptr_access:
+            torch._C._set_warn_deprecated_on_mutable_data_ptr(value)
+        else:
+            torch._C._set_throw_on_mutable_data_ptr(value)
         value.__dict__.update(attributes)
         return value
 
-    def _is_plain(self) -> bool:
-        """Whether the constructor treats all tensors of a device alike."""
-        special = FakeTensorConfig.debug or torch.compiler.is_exporting()
-        return (
-            _INTERNALS_KNOWN
-            and not special
-            and not self._mode._allow_unsafe_data_ptr_access
-        )
+
+def _makes_all_alike() -> bool:
+    """Whether the constructor of fake tensors does what is known here, and no more."""
+    exporting = torch.compiler.is_exporting()
+    return _INTERNALS_KNOWN and not exporting and not FakeTensorConfig.debug

@@ -16,6 +16,7 @@ from rewrite_engine.matching.matcher import candidates, match_at, rules_at
 from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.codegen import recompile
 from rewrite_engine.rewriting.driver import Driver, Limits, paused_gc
 from rewrite_engine.rewriting.safety import Refused, find_site
 from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
@@ -128,7 +129,7 @@ def _recompile(module: fx.GraphModule, transaction: Transaction) -> None:
             kind.forward = forward
 
     transaction.record(undo)
-    module.recompile()
+    recompile(module)
 
 
 _CODE = ("_code", "_lineno_map", "_prologue_start")

@@ -191,6 +191,15 @@ def test_unused_values_are_released(graph: fx.Graph) -> None:
     assert_written_as_torch_does(finished(graph, z))
 
 
+def test_operators(graph: fx.Graph) -> None:
+    (x,) = graph.nodes
+    y = graph.call_function(operator.iadd, (x, 1))
+    graph.call_function(operator.setitem, (y, slice(1, None), x))
+    z = graph.call_function(operator.invert, (y,))
+    truth = graph.call_function(operator.not_, (z,))
+    assert_written_as_torch_does(finished(graph, truth))
+
+
 def test_functions_from_elsewhere_are_globals(graph: fx.Graph) -> None:
     (x,) = graph.nodes
     clash = f"{helper.__module__}.helper".replace(".", "_")
@@ -252,11 +261,6 @@ def unusual_dict(graph: fx.Graph) -> None:
     graph.call_function(torch.neg, ({"a": next(iter(graph.nodes))},))
 
 
-def unusual_assignment(graph: fx.Graph) -> None:
-    x = next(iter(graph.nodes))
-    graph.call_function(operator.iadd, (x, 1))
-
-
 def unusual_getattr(graph: fx.Graph) -> None:
     graph.call_function(getattr, (next(iter(graph.nodes)), "shape"))
 
@@ -272,7 +276,6 @@ UNUSUAL = (
     unusual_type,
     unusual_text,
     unusual_dict,
-    unusual_assignment,
     unusual_getattr,
     unusual_wrapping,
 )

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from rewrite_engine.rewriting import calls
 from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
 from rewrite_engine.tensor_types import compatible, type_of
 

@@ -1,0 +1,105 @@
+"""The quick edits leave what fx's own functions leave."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from rewrite_engine.rewriting import edit
+
+aten = torch.ops.aten
+
+
+def chain() -> fx.GraphModule:
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    total = graph.call_function(aten.add.Tensor, (x, y))
+    graph.output(graph.call_function(aten.cat.default, ([total, x, y], 1)))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+def state(graph: fx.Graph) -> dict[str, Any]:
+    names = vars(graph._graph_namespace)
+    found = graph.find_nodes(op="call_function", target=aten.cat.default)
+    return {
+        "nodes": list(map(described, graph.nodes)),
+        "names": {k: str(v) if k == "_obj_to_name" else v for k, v in names.items()},
+        "found": list(map(str, found)),
+        "length": len(graph.nodes),
+    }
+
+
+def described(node: fx.Node) -> tuple[Any, ...]:
+    args, kwargs = node.args, node.kwargs
+    users = list(map(str, node.users))
+    shown = str(args), str(kwargs), type(kwargs), [type(arg) for arg in args], users
+    return node.name, node.op, node.target, node.type, node._erased, *shown
+
+
+def test_the_internals_of_this_torch_are_known() -> None:
+    assert edit._INTERNALS_KNOWN
+
+
+@pytest.mark.parametrize("name", [None, "add", "cat_1", "new-name"])
+@pytest.mark.parametrize(
+    ("op", "target"),
+    [
+        ("call_function", aten.cat.default),
+        ("call_function", operator.getitem),
+        ("call_method", "cat"),
+        ("get_attr", "layer.weight"),
+    ],
+)
+@pytest.mark.parametrize("with_operands", [False, True])
+def test_create(op: str, target: Any, name: str | None, with_operands: bool) -> None:
+    states = []
+    for known in (True, False):
+        module = chain()
+        x, y, total, *_ = module.graph.nodes
+        args = ([x, y, 3], total) if with_operands else ()
+        kwargs = {"out": y, "sizes": [1]} if with_operands else {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(edit, "_INTERNALS_KNOWN", known)
+            node = edit.create(total.next, op, target, args, kwargs, name)
+        assert total.next is node
+        assert module.graph._graph_namespace._obj_to_name[node] == node.name
+        states.append(state(module.graph))
+    assert states[0] == states[1]
+
+
+def test_create_tells_the_observers_of_the_module() -> None:
+    module = chain()
+    seen: list[fx.Node] = []
+    module._register_create_node_hook(seen.append)
+    before = module.graph.output_node()
+    node = edit.create(before, "call_function", aten.relu.default, (before.prev,), {})
+    assert seen == [node]
+
+
+def test_set_arguments() -> None:
+    states = []
+    for known in (True, False):
+        graph = chain().graph
+        x, _, total, joined, _ = graph.nodes
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(edit, "_INTERNALS_KNOWN", known)
+            edit.set_arguments(joined, ([x, x, total],), {"dim": 0})
+        states.append(state(graph))
+    assert states[0] == states[1]
+
+
+def test_insert_again_undoes_an_erasure() -> None:
+    graph = chain().graph
+    joined = graph.output_node().prev
+    graph.output_node().args = (None,)
+    edit.set_arguments(joined, (), {})
+    before = state(graph)
+    following = joined.next
+    graph.erase_node(joined)
+    assert state(graph) != before
+    edit.insert_again(joined, following)
+    assert state(graph) == before
