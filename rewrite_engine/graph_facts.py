@@ -36,15 +36,19 @@ class GraphFacts:
 
     `lifted` gives the tensors of placeholders that stand for parameters, buffers and
     constants (the graph of an ExportedProgram); `staged` the constants that rewrites
-    have made and that the module does not hold yet.
+    have made and that the module does not hold yet; `mutated` the lifted ones that
+    every run writes back, which are no constants.
     """
 
     module: fx.GraphModule
     lifted: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
     staged: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
+    mutated: frozenset[str] = frozenset()
 
     def constant(self, node: fx.Node) -> torch.Tensor | None:
         """The tensor that a node stands for, if it is module state."""
+        if node.name in self.mutated:
+            return None
         if node.op == "placeholder":
             return self.lifted.get(node.name, self.staged.get(node.name))
         if node.op != "get_attr":

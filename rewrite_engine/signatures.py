@@ -56,13 +56,18 @@ class Signature:
         positional = [p for p in self.parameters if not p.keyword_only]
         return positional[key] if key < len(positional) else None
 
+    def gathered(self, args: Sequence[Any]) -> Sequence[Any]:
+        """Positional arguments, one a parameter: methods take sizes one by one, too."""
+        if self.kind != "method":
+            return args
+        return _gathered(args, [p for p in self.parameters if not p.keyword_only])
+
     def bind(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Arguments by parameter name, without defaults; None if they do not fit."""
         positional = [p for p in self.parameters if not p.keyword_only]
-        if self.kind == "method":
-            args = _gathered(args, positional)
+        args = self.gathered(args)
         if len(args) > len(positional):
             return None
         bound = {p.name: value for p, value in zip(positional, args, strict=False)}

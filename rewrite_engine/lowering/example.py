@@ -43,11 +43,11 @@ class _ExampleBuilder:
                 return [self.value(item) for item in items]
             case checked.Build(operator, arguments):
                 assert isinstance(operator, checked.Operator)
-                spelling = operator_pattern(operator).first_spelling(0)
                 keyed = {a.key: self.value(a.value) for a in arguments}
                 positions = sorted(k for k in keyed if isinstance(k, int))
                 args = tuple(keyed[key] for key in positions)
                 kwargs = {k: v for k, v in keyed.items() if isinstance(k, str)}
+                spelling = operator_pattern(operator).spelling_for(0, args)
                 return self.graph.create_node(
                     spelling.op, spelling.target, args, kwargs
                 )

@@ -22,7 +22,9 @@ def exchange(
     """
     positional = [p for p in spelling.signature.parameters if not p.keyword_only]
     positions = {p.name: i for i, p in enumerate(positional)}
-    args, kwargs = list(call.args), dict(call.kwargs)
+    first_only = not any(positions.get(name, 0) for name in operands)
+    given = call.args if first_only else spelling.signature.gathered(call.args)
+    args, kwargs = list(given), dict(call.kwargs)
     for name, value in operands.items():
         position = positions.get(name, len(args) + 1)
         parameter = spelling.signature.parameter(name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import fx
 
 from rewrite_engine.graph_facts import value_readers
 from rewrite_engine.lowering.scope import Scope, Unknown
+from rewrite_engine.lowering.symbolic import SYMBOLIC, decided
 from rewrite_engine.tensor_types import TensorType, type_of
 
 
@@ -43,7 +46,7 @@ def _is_contiguous(scope: Scope, value: Any) -> bool:
     known = tensor_type_of(scope, value)
     expected: Any = 1
     for size, stride in zip(reversed(known.shape), reversed(known.stride), strict=True):
-        if size != 1 and stride != expected:
+        if not (decided(stride == expected) or decided(size == 1)):
             return False
         expected = expected * size
     return True
@@ -59,6 +62,16 @@ def _distinct(scope: Scope, *values: Any) -> bool:
     return len({id(value) for value in values}) == len(values)
 
 
+def _extreme(
+    values: Sequence[Any],
+    of_numbers: Callable[..., Any],
+    of_two_sizes: Callable[[Any, Any], Any],
+) -> Any:
+    if any(isinstance(value, SYMBOLIC) for value in values):
+        return reduce(of_two_sizes, values)
+    return of_numbers(*values)
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "rank": lambda scope, value: len(tensor_type_of(scope, value).shape),
     "shape": lambda scope, value: list(tensor_type_of(scope, value).shape),
@@ -70,8 +83,8 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "uses": _readers,
     "distinct": _distinct,
     "along": lambda scope, n, axis, rank: along(n, axis, rank),
-    "min": lambda scope, *values: min(*values),
-    "max": lambda scope, *values: max(*values),
+    "min": lambda scope, *values: _extreme(values, min, torch.sym_min),
+    "max": lambda scope, *values: _extreme(values, max, torch.sym_max),
     "abs": lambda scope, value: abs(value),
     "len": lambda scope, value: len(value),
     "prod": lambda scope, values: math.prod(values),

@@ -15,6 +15,7 @@ from rewrite_engine.dsl import nodes
 from rewrite_engine.lowering.functions import FUNCTIONS, node_of
 from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.scope import Evaluate, Scope, Unknown
+from rewrite_engine.lowering.symbolic import SYMBOLIC, decided
 from rewrite_engine.lowering.type_tests import compile_type_test
 
 
@@ -130,8 +131,7 @@ def _compile(expr: nodes.Expr, patterns: Mapping[Any, Any]) -> Evaluate:
         case nodes.Infix(sign, left, right):
             return _compile_arithmetic(sign, left, right, patterns)
         case nodes.Negate(value):
-            inner = _compile(value, patterns)
-            return lambda scope: -inner(scope)
+            return _compile_negation(_compile(value, patterns))
         case nodes.Compare(sign, left, right):
             return _compile_comparison(sign, left, right, patterns)
         case nodes.Not() | nodes.And() | nodes.Or() | nodes.IfElse():
@@ -177,7 +177,17 @@ def _compile_arithmetic(
     def evaluate(scope: Scope) -> Any:
         try:
             return apply(a(scope), b(scope))
-        except (TypeError, ArithmeticError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise Unknown(str(error)) from error
+
+    return evaluate
+
+
+def _compile_negation(value: Evaluate) -> Evaluate:
+    def evaluate(scope: Scope) -> Any:
+        try:
+            return -value(scope)
+        except TypeError as error:
             raise Unknown(str(error)) from error
 
     return evaluate
@@ -194,7 +204,7 @@ def _compile_comparison(
 
     def evaluate(scope: Scope) -> bool:
         try:
-            return bool(order(a(scope), b(scope)))
+            return decided(order(a(scope), b(scope)))
         except TypeError as error:
             raise Unknown(str(error)) from error
 
@@ -210,6 +220,10 @@ def values_equal(left: Any, right: Any) -> bool:
             return other in (value.type, str(value))
         if isinstance(value, torch.dtype) and isinstance(other, str):
             return other in (torch_ops.dtype_name(value), str(value))
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return len(left) == len(right) and all(map(values_equal, left, right))
+    if isinstance(left, SYMBOLIC) or isinstance(right, SYMBOLIC):
+        return decided(left == right)
     return literals_equal(left, right)
 
 

@@ -4,7 +4,7 @@ line up with the operands that the pattern names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,7 +14,7 @@ from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked
 from rewrite_engine.lowering.guards import compile_expr
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.scope import ArgumentScope
+from rewrite_engine.lowering.scope import ArgumentScope, Unknown
 from rewrite_engine.signatures import REQUIRED, Parameter, Signature
 
 CallKey = tuple[str, object]
@@ -48,6 +48,32 @@ class Spelling:
     def key(self) -> CallKey:
         target = self.target
         return self.op, target if isinstance(target, str) else id(target)
+
+    def reordered(self, order: Mapping[str, str]) -> Spelling:
+        """The same call read with operands that commute exchanged."""
+        names = {name: self.names[order.get(name, name)] for name in self.names}
+        return attrs.evolve(self, names=names) if order else self
+
+    def own_name(self, key: int | str) -> str:
+        """The name here of the operand at a position or of a canonical name."""
+        parameter = self.canonical.parameter(key)
+        assert parameter is not None
+        return self.names[parameter.name]
+
+    def takes(self, keys: Iterable[int | str]) -> bool:
+        """Whether it has a parameter for each of these operands."""
+        parameters = (self.canonical.parameter(key) for key in keys)
+        return all(p is not None and p.name in self.names for p in parameters)
+
+    def accepts(self, args: Sequence[Any]) -> bool:
+        """Whether no Python number stands where the overload insists on a tensor."""
+        if self.signature.kind != "overload" or torch_ops.wraps_numbers(self.target):
+            return True
+        parameters = self.signature.parameters
+        return not any(
+            isinstance(arg, (int, float)) and parameter.type.startswith("Tensor")
+            for arg, parameter in zip(args, parameters, strict=False)
+        )
 
     def arguments(self, node: fx.Node) -> dict[str, Any] | None:
         """The node's arguments by canonical parameter name, defaults filled in.
@@ -123,8 +149,17 @@ class OperatorPattern:
         return self.rows[row].spellings[0]
 
     def first_spelling(self, row: int) -> Spelling:
-        """The spelling that a right side builds."""
+        """The spelling whose parameters the rule's operands are named by."""
         return next(s for s in self.spellings if s.row == row)
+
+    def spelling_for(self, row: int, args: Sequence[Any]) -> Spelling:
+        """The spelling that a right side builds: the first that takes the arguments."""
+        fitting = (s for s in self.spellings if s.row == row and s.accepts(args))
+        return next(fitting, self.first_spelling(row))
+
+    def has(self, spelling: Spelling) -> bool:
+        """Whether a matched call may have been one of this operator."""
+        return any(s.key == spelling.key for s in self.spellings)
 
 
 def operator_pattern(operator: checked.Operator) -> OperatorPattern:
@@ -157,7 +192,14 @@ def _condition(
     if operator.when is None:
         return None
     evaluate = compile_expr(operator.when)
-    return lambda arguments: bool(evaluate(ArgumentScope(arguments)))
+
+    def commutes(arguments: Mapping[str, Any]) -> bool:
+        try:
+            return bool(evaluate(ArgumentScope(arguments)))
+        except Unknown:
+            return False
+
+    return commutes
 
 
 def _spellings(operator: checked.Operator, row: int) -> Iterator[Spelling]:

@@ -42,5 +42,9 @@ class ArgumentScope:
 
     arguments: Mapping[str, Any]
 
+    @property
+    def facts(self) -> GraphFacts:
+        raise Unknown("an operator's condition sees arguments, not the graph")
+
     def value(self, name: str) -> Any:
         return self.arguments[name]

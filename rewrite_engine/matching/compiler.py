@@ -274,6 +274,7 @@ class RuleCompiler:
             yield code.Case(
                 call,
                 spelling,
+                spelling.reordered(order),
                 operator,
                 read,
                 fixed,

@@ -319,12 +319,14 @@ class Call(Linked):
 class Case:
     """One spelling and one operand order of a `Call`.
 
+    `found` is the spelling with its operands in that order.
     `operands` gives the register of each canonical parameter that the pattern names;
     `defaults` the parameters that must be at their default.
     """
 
     call: Call
     spelling: Spelling
+    found: Spelling
     operator: OperatorPattern
     operands: tuple[tuple[str, int], ...]
     defaults: tuple[tuple[str, Any], ...]
@@ -346,7 +348,7 @@ class Case:
         for name, register in self.operands:
             registers[register] = arguments[name]
         registers[self.slot] = node
-        registers[self.spelling_slot] = self.spelling
+        registers[self.spelling_slot] = self.found
         return self.call.next
 
     def _row_fits(self, registers: Registers) -> bool:

@@ -91,6 +91,10 @@ class AliasIndex:
             if node in nodes:
                 nodes.remove(node)
 
+    def unite(self, old: fx.Node, new: fx.Node) -> None:
+        """Note that what read and wrote `old` now reads and writes `new`."""
+        self._union(old, new)
+
     def effect(self, node: fx.Node) -> Effect:
         """What running `node` does."""
         return effect_of(node, self._module)

@@ -16,6 +16,7 @@ from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.operators import OperatorPattern, Spelling
 from rewrite_engine.lowering.replacements import REST_OF
 from rewrite_engine.lowering.scope import Unknown
+from rewrite_engine.lowering.symbolic import SYMBOLIC
 from rewrite_engine.matching.match import CapturedCalls, Match, MatchScope
 from rewrite_engine.rewriting.folding import Constant, constant_node_value, fold
 from rewrite_engine.rewriting.safety import Refused
@@ -30,12 +31,14 @@ class Built:
 
     `replaced` maps matched nodes to what takes their place, `copies` new calls to the
     matched call they repeat with other operands, `names` the rule's names to new nodes.
+    `folded` are the constants that were read to compute new ones.
     """
 
     created: tuple[fx.Node, ...]
     replaced: Mapping[fx.Node, fx.Node]
     copies: Mapping[fx.Node, fx.Node]
     names: Mapping[str, Any]
+    folded: tuple[fx.Node, ...]
 
 
 def build(
@@ -66,6 +69,7 @@ class _Builder:
     scope: MatchScope = attrs.field(init=False)
     created: list[fx.Node] = attrs.field(factory=list)
     copies: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
+    folded: dict[fx.Node, None] = attrs.field(factory=dict)
     _built: dict[fx.Node, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -83,7 +87,8 @@ class _Builder:
         replaced = {}
         for name, pattern in graph.output_node().args[0].items():
             replaced[self._matched(name)] = self.node_for(pattern)
-        return Built(tuple(self.created), replaced, self.copies, names)
+        created, folded = tuple(self.created), tuple(self.folded)
+        return Built(created, replaced, self.copies, names, folded)
 
     def _matched(self, name: str) -> fx.Node:
         value = self.match.bindings[name]
@@ -119,9 +124,9 @@ class _Builder:
 
     def _build(self, pattern: fx.Node) -> Any:
         if pattern.op == "placeholder":
-            return self.scope.names[str(pattern.target)]
+            return _literal(self.scope.names[str(pattern.target)])
         if pattern.target is markers.computed:
-            return pattern.meta["compute"](self.scope)
+            return _literal(pattern.meta["compute"](self.scope))
         if pattern.target is markers.choose:
             _, then, otherwise = pattern.args
             chosen = present(pattern.meta["compute"](self.scope))
@@ -139,30 +144,33 @@ class _Builder:
         operands = {k: v for k, v in pattern.kwargs.items() if k != REST_OF}
         original = pattern.kwargs.get(REST_OF)
         matched = None if original is None else self.value(original)
-        if matched is not None:
-            spelling = self.match.calls[matched]
-            if spelling in operator.spellings:
-                keyed = {**dict(enumerate(pattern.args)), **operands}
-                return self._repeat(matched, spelling, keyed)
-        spelling = operator.first_spelling(self.match.row if operator.is_slot else 0)
+        # An optional call that was not there has no other arguments.
+        source = self.match.calls.get(matched)
+        keyed = {**dict(enumerate(pattern.args)), **operands}
+        if source is not None and operator.has(source) and source.takes(keyed):
+            return self._repeat(matched, source, keyed)
         args = tuple(self.node_for(arg) for arg in pattern.args)
         kwargs = {key: self.node_for(value) for key, value in operands.items()}
-        if matched is not None:
-            kwargs |= _others(self.match.calls[matched], matched, spelling, args)
+        row = self.match.row if operator.is_slot else 0
+        spelling = operator.spelling_for(row, args)
+        if source is not None:
+            kwargs |= _others(source, matched, spelling, args)
         return self._create(spelling.op, spelling.target, args, kwargs)
 
     def _repeat(
         self, matched: fx.Node, spelling: Spelling, operands: Mapping[int | str, Any]
     ) -> fx.Node:
         """The matched call with some operands exchanged, written as it was."""
-        named = {}
-        for key, pattern in operands.items():
-            parameter = spelling.canonical.parameter(key)
-            assert parameter is not None
-            named[spelling.names[parameter.name]] = self.node_for(pattern)
-        args, kwargs = exchange(spelling, matched, named)
-        node = self._create(spelling.op, spelling.target, args, kwargs, like=matched)
-        self.copies[node] = matched
+        values = {key: self.node_for(pattern) for key, pattern in operands.items()}
+        return self._exchange(matched, spelling, values)
+
+    def _exchange(
+        self, call: fx.Node, spelling: Spelling, values: Mapping[int | str, Any]
+    ) -> fx.Node:
+        named = {spelling.own_name(key): value for key, value in values.items()}
+        args, kwargs = exchange(spelling, call, named)
+        node = self._create(call.op, call.target, args, kwargs, like=call)
+        self.copies[node] = call
         return node
 
     def _create(
@@ -186,17 +194,12 @@ class _Builder:
             # The optional part was not there: nothing stands around its operand.
             return operands[0]
         if capture.hole is None:
-            return self._reemit_call(capture.root, operands)
+            spelling = self.match.calls[capture.root]
+            return self._exchange(capture.root, spelling, dict(enumerate(operands)))
         copies = {capture.hole: operands[0]}
         for call in capture.calls:
             copies[call] = self._copy(call, copies)
         return copies[capture.root]
-
-    def _reemit_call(self, call: fx.Node, operands: list[Any]) -> fx.Node:
-        args = (*operands, *call.args[len(operands) :])
-        node = self._create(call.op, call.target, args, call.kwargs, like=call)
-        self.copies[node] = call
-        return node
 
     def _copy(self, call: fx.Node, moved: Mapping[fx.Node, fx.Node]) -> fx.Node:
         args = fx.map_arg(call.args, lambda n: moved.get(n, n))
@@ -229,6 +232,7 @@ class _Builder:
             return self._folded_call(pattern)
         value = self.value(pattern)
         if isinstance(value, fx.Node):
+            self.folded[value] = None
             return constant_node_value(value, self.state.facts.constant(value))
         return value
 
@@ -237,14 +241,15 @@ class _Builder:
         row = self.match.row if operator.is_slot else 0
         args = [self._folded(arg) for arg in pattern.args]
         kwargs = {key: self._folded(value) for key, value in pattern.kwargs.items()}
-        return fold(operator.first_spelling(row).target, args, kwargs)
+        return fold(operator.spelling_for(row, args).target, args, kwargs)
 
     def _stored(self, pattern: fx.Node, constant: Constant) -> fx.Node:
         """The node of a constant, made when something in the graph first reads it."""
         name = pattern.meta["names"][0]
         tensor = constant.rounded()
         if pattern.target is markers.param:
-            tensor = torch.nn.Parameter(tensor, requires_grad=self._trains(pattern))
+            trains = self._trains(pattern) and _has_gradients(tensor)
+            tensor = torch.nn.Parameter(tensor, requires_grad=trains)
         target = constant_name(self._source_name(pattern), name)
         node = self.state.add(self.transaction, self.before, target, tensor)
         self.created.append(node)
@@ -273,6 +278,17 @@ class _Builder:
     def _source_name(self, pattern: fx.Node) -> str:
         sources = self._sources(pattern)
         return str(sources[0].target) if sources else self.match.rule.name
+
+
+def _has_gradients(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _literal(value: Any) -> Any:
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(item, SYMBOLIC) for item in items):
+        raise Refused("a dynamic size cannot be a literal of the graph")
+    return value
 
 
 def _name_of(target: Any) -> str | None:

@@ -20,7 +20,14 @@ from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import retarget
 from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.fixups import Moves, describe, operands_before
-from rewrite_engine.rewriting.safety import Refused, check_result, find_site
+from rewrite_engine.rewriting.safety import (
+    Refused,
+    check_constants,
+    check_order,
+    check_reads,
+    check_result,
+    find_site,
+)
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
@@ -168,6 +175,7 @@ class Driver:
             if reason is not None:
                 raise Refused(f"the replacement of '{old}' does not fit: {reason}")
         self._check_effects_kept(match, built)
+        check_reads(built.created, built.replaced)
         for node in built.created:
             aliases.add(node)
         self._check_results(built)
@@ -185,6 +193,7 @@ class Driver:
         unread = operands_before(match.calls) | set(match.calls)
         for old, new in built.replaced.items():
             self.transaction.replace_uses(old, new)
+            self.aliases.unite(old, new)
         self._remove(unread, match)
         self._check_gone(match, built)
 
@@ -211,6 +220,8 @@ class Driver:
     def _check_effects_kept(self, match: Match, built: Built) -> None:
         """Every effect of the match happens exactly once in the new graph."""
         erased = {match.bindings[name] for name in match.rule.erase}
+        check_constants(built.folded, erased, self.aliases)
+        check_order(built.copies, self.aliases)
         copies = Counter(built.copies.values())
         for call in match.calls:
             if call in erased or not self.aliases.effect(call).effectful:

@@ -30,7 +30,8 @@ class Constant:
         return Constant(wide, tensor.dtype)
 
     def rounded(self) -> torch.Tensor:
-        return self.exact.to(self.dtype)
+        # A copy: a new constant shares no memory with those it was made from.
+        return self.exact.to(self.dtype, copy=True)
 
 
 def fold(
@@ -40,12 +41,14 @@ def fold(
 
     Raises: Refused, if it fails, is too large, or turns finite inputs into inf or nan.
     """
+    if getattr(getattr(target, "_schema", None), "is_mutable", False):
+        raise Refused(f"'{target}' writes its operand, and constants are never written")
     inputs = list(_constants((args, kwargs)))
     try:
         with torch.no_grad():
             dtype = _result_dtype(target, args, kwargs, inputs)
             exact = target(*_map(args, _exact), **_map(kwargs, _exact))
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise Refused(f"a constant cannot be computed: {error}") from error
     _check_finite(exact, dtype, inputs)
     return Constant(exact, dtype)

@@ -5,7 +5,8 @@ A refusal is a sentence; nothing is ever skipped without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import pairwise, product
 
 import attrs
 from torch import fx
@@ -37,6 +38,7 @@ def find_site(match: Match, aliases: AliasIndex) -> Site:
     site = Site(match, _insertion_point(match))
     _check_barrier(site, aliases)
     _check_effects(site, aliases)
+    _check_own_order(match, aliases)
     return site
 
 
@@ -110,6 +112,84 @@ def _check_effects(site: Site, aliases: AliasIndex) -> None:
         other = other or aliases.reads_between(effect.writes, start, end, calls)
         if other is not None:
             raise Refused(f"the effect of '{call}' would move past '{other}'")
+
+
+def _check_own_order(match: Match, aliases: AliasIndex) -> None:
+    """The pattern fixes on which side of its writes each of its reads is."""
+    for write in match.calls:
+        written = aliases.effect(write).writes
+        readers = [c for c in match.calls if written and _reads(c, written, aliases)]
+        for reader in readers:
+            if not (_depends(reader, write, match) or _depends(write, reader, match)):
+                raise Refused(
+                    f"'{reader}' reads what '{write}' writes, and the pattern does not "
+                    f"say which comes first"
+                )
+
+
+def _reads(call: fx.Node, written: Iterable[fx.Node], aliases: AliasIndex) -> bool:
+    pairs = product(call.all_input_nodes, written)
+    return any(aliases.same_storage(operand, value) for operand, value in pairs)
+
+
+def _depends(call: fx.Node, source: fx.Node, match: Match) -> bool:
+    """Whether `call` is `source` or computed from it inside the match."""
+    todo, seen = [call], {call}
+    while todo:
+        node = todo.pop()
+        if node is source:
+            return True
+        fresh = {n for n in node.all_input_nodes if n in match.calls} - seen
+        seen |= fresh
+        todo += fresh
+    return False
+
+
+def check_reads(
+    created: Iterable[fx.Node], replaced: Mapping[fx.Node, fx.Node]
+) -> None:
+    """Whether every value is there when it is read, and none that is replaced is read.
+
+    Raises: Refused
+    """
+    for node in created:
+        for operand in node.all_input_nodes:
+            if operand in replaced:
+                raise Refused(f"the right side reads '{operand}', which it replaces")
+            if not operand < node:
+                raise Refused(f"'{operand}' is not there yet where it would be read")
+    for old, new in replaced.items():
+        if new in replaced:
+            raise Refused(f"the right side reads '{new}', which it replaces")
+        early = next((user for user in old.users if not new < user), None)
+        if early is not None:
+            raise Refused(f"'{old}' is read by '{early}' before '{new}' is there")
+
+
+def check_order(copies: Mapping[fx.Node, fx.Node], aliases: AliasIndex) -> None:
+    """Whether the copies of random and writing calls run in the order of those.
+
+    `copies` gives the original of each copy, in the order in which they were made.
+
+    Raises: Refused
+    """
+    originals = [old for old in copies.values() if aliases.effect(old).effectful]
+    for before, after in pairwise(originals):
+        if not before < after:
+            raise Refused(f"the effects of '{after}' and '{before}' would be reordered")
+
+
+def check_constants(
+    read: Iterable[fx.Node], erased: Container[fx.Node], aliases: AliasIndex
+) -> None:
+    """Whether the constants that were read at rewrite time stay what they are.
+
+    Raises: Refused
+    """
+    for constant in read:
+        write = aliases.written(constant, erased)
+        if write is not None:
+            raise Refused(f"'{write}' may write the constant '{constant}'")
 
 
 def check_result(

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     InputKind,
     InputSpec,
+    OutputKind,
     OutputSpec,
     TensorArgument,
 )
@@ -21,6 +22,8 @@ from torch.export.graph_signature import (
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.tensor_types import UNKNOWN, attribute
+
+_WRITTEN_BACK = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
 class State(Protocol):
@@ -97,7 +100,7 @@ class ProgramState:
     def of(program: ExportedProgram) -> ProgramState:
         staged: dict[str, torch.Tensor] = {}
         lifted = lifted_tensors(program)
-        facts = GraphFacts(program.graph_module, lifted, staged)
+        facts = GraphFacts(program.graph_module, lifted, staged, _mutated(program))
         return ProgramState(facts, program, staged)
 
     def add(
@@ -161,6 +164,17 @@ def _renamed(spec: OutputSpec, value: Any) -> OutputSpec:
         return spec
     arg = type(spec.arg)(name=value.name)
     return OutputSpec(spec.kind, arg, spec.target)
+
+
+def _mutated(program: ExportedProgram) -> frozenset[str]:
+    """The placeholders of the state that each run of a program writes back."""
+    signature = program.graph_signature
+    written = {s.target for s in signature.output_specs if s.kind in _WRITTEN_BACK}
+    return frozenset(
+        s.arg.name
+        for s in signature.input_specs
+        if s.target is not None and s.target in written
+    )
 
 
 def lifted_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:

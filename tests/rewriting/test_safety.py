@@ -173,6 +173,28 @@ def test_an_identity_is_not_exposed_to_later_writes() -> None:
     assert reasons(rules, lambda f, x, w: f(aten.add.Tensor, (x, 0))) == []
 
 
+def test_writes_follow_a_replaced_value() -> None:
+    """A later match must see who writes the node that an earlier one put there."""
+    rules = """
+    rule negate once { y = neg(x) => y' = mul(x, -1.0) }
+    rule late once { t = exp(sigmoid(v)) => t' = exp(sigmoid(v)) }
+    """
+
+    def body(f: Any, x: Any, w: Any) -> Any:
+        y = f(aten.neg.default, (x,))
+        s = f(aten.sigmoid.default, (y,))
+        f(aten.add_.Tensor, (y, 1.0))
+        return f(aten.exp.default, (s,))
+
+    gm = graph_of(body)
+    x = torch.randn(5)
+    expected = gm(x, x)
+    result = engine.apply(gm, loads(rules))
+    (refusal,) = result.report.refusals
+    assert "'add__tensor' may write" in refusal.reason
+    assert torch.equal(gm(x, x), expected)
+
+
 def test_another_result_type_is_refused() -> None:
     rules = "rule flat { z = relu(x) => z' = reshape(x, [-1]) }"
 

@@ -1,0 +1,309 @@
+"""Rewrites that were once wrong: now right, or refused with the reason."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from rewrite_engine import engine, loads
+from rewrite_engine.rewriting.run import Result
+
+aten = torch.ops.aten
+Body = Callable[..., Any]
+X, Y = torch.randn(2, 3), torch.randn(2, 3)
+
+
+def graph_of(body: Body, **state: torch.Tensor) -> fx.GraphModule:
+    """`body(call, x, y, *attributes)` as a graph over a module with this state."""
+    graph, module = fx.Graph(), nn.Module()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    for name, tensor in state.items():
+        is_parameter = isinstance(tensor, nn.Parameter)
+        setattr(module, name, tensor if is_parameter else nn.Buffer(tensor))
+    attributes = [graph.create_node("get_attr", name) for name in state]
+    graph.output(body(graph.call_function, x, y, *attributes))
+    return fx.GraphModule(module, graph)
+
+
+def apply(rules: str, gm: fx.GraphModule) -> Result:
+    result = engine.apply(gm, loads(rules))
+    gm.graph.lint()
+    return result
+
+
+def reason(rules: str, gm: fx.GraphModule) -> str:
+    (refusal,) = apply(rules, gm).report.refusals
+    return refusal.reason
+
+
+def relu_and_neg(f: Any, x: Any, y: Any) -> Any:
+    return f(aten.relu.default, (x,)), f(aten.neg.default, (x,))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "rule r once { z = relu(x) => z' = neg(z) }",
+        "rule r once { z = relu(x) => t = neg(z)  z' = neg(t) }",
+        "rule r once { a = relu(x)  b = neg(x) => a' = b  b' = a }",
+        "rule r once { a = relu(x)  b = neg(x) => b' = neg(a)  a' = tanh(x) }",
+    ],
+)
+def test_what_is_replaced_cannot_be_read(rules: str) -> None:
+    assert "which it replaces" in reason(rules, graph_of(relu_and_neg))
+
+
+def test_a_kept_value_must_be_there_when_it_is_read() -> None:
+    rules = """
+    rule r once {
+      k = relu(x)  a = neg(x)  b = add(k, y)
+    =>
+      keep k
+      a' = sub(k, x)
+      b' = add(y, k)
+    }
+    """
+
+    def body(f: Any, x: Any, y: Any) -> Any:
+        a = f(aten.neg.default, (x,))
+        early = f(aten.tanh.default, (a,))
+        k = f(aten.relu.default, (x,))
+        return early, f(aten.add.Tensor, (k, y))
+
+    assert "is not there yet" in reason(rules, graph_of(body))
+
+
+def test_random_calls_keep_their_order() -> None:
+    rules = """
+    rule r once {
+      a = dropout(x, ..)  b = dropout(y, ..)  z = add(a, relu(b))
+    =>
+      z' = add(dropout(x, ..a), relu(dropout(y, ..b)))
+    }
+    """
+
+    def body(f: Any, x: Any, y: Any) -> Any:
+        b = f(aten.dropout.default, (y, 0.5, True))
+        a = f(aten.dropout.default, (x, 0.5, True))
+        return f(aten.add.Tensor, (a, f(aten.relu.default, (b,))))
+
+    assert "would be reordered" in reason(rules, graph_of(body))
+
+
+def test_a_pattern_fixes_the_order_of_its_reads_and_writes() -> None:
+    rules = """
+    rule r once {
+      q = aten.add_.Tensor(x, $k)  z = add(relu(x), q)
+    =>
+      z' = add(relu(x), aten.add_.Tensor(x, $k, ..q))
+    }
+    """
+
+    def body(f: Any, x: Any, y: Any) -> Any:
+        q = f(aten.add_.Tensor, (x, 1.0))
+        return f(aten.add.Tensor, (f(aten.relu.default, (x,)), q))
+
+    assert "does not say which comes first" in reason(rules, graph_of(body))
+
+
+# --- constants ---
+
+DOUBLE = """
+rule r once {
+  z = mul(x, w)  where w is const
+=>
+  param d = w * 2.0
+  z' = div(mul(x, d), 2.0)
+}
+"""
+
+
+def test_a_constant_that_is_written_is_not_folded() -> None:
+    def body(f: Any, x: Any, y: Any, w: Any) -> Any:
+        z = f(aten.mul.Tensor, (x, w))
+        f(aten.add_.Tensor, (w, 1.0))
+        return z
+
+    assert "may write the constant" in reason(DOUBLE, graph_of(body, w=torch.ones(3)))
+
+
+def test_a_buffer_that_a_program_writes_back_is_no_constant() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * self.w
+            self.w.add_(1)
+            return y
+
+    program = torch.export.export(Counting(), (X,)).run_decompositions()
+    assert not engine.apply(program, loads(DOUBLE)).modified
+
+
+def multiply(f: Any, x: Any, y: Any, w: Any) -> Any:
+    return f(aten.mul.Tensor, (x, w))
+
+
+def fold(expression: str) -> str:
+    return DOUBLE.replace("w * 2.0", expression)
+
+
+def test_folding_never_writes_a_constant() -> None:
+    gm = graph_of(multiply, w=torch.ones(3, dtype=torch.float64))
+    assert "never written" in reason(fold("aten.mul_.Tensor(w, 3.0)"), gm)
+    assert torch.equal(gm.w, torch.ones(3, dtype=torch.float64))
+
+
+def test_a_new_constant_has_memory_of_its_own() -> None:
+    gm = graph_of(multiply, w=torch.ones(3, dtype=torch.float64))
+    assert apply(fold("reshape(w, [-1])"), gm).modified
+    assert gm.w_d.data_ptr() != gm.w.data_ptr()
+
+
+def test_a_fold_that_fails_is_refused() -> None:
+    gm = graph_of(multiply, w=torch.ones(3))
+    assert "cannot be computed" in reason(fold("transpose(w, 0, 5)"), gm)
+
+
+def test_a_comparison_of_parameters_has_no_gradient() -> None:
+    gm = graph_of(multiply, w=nn.Parameter(torch.ones(3)))
+    assert apply(fold("gt(w, 0)"), gm).modified
+    assert gm.w_d.dtype is torch.bool and not gm.w_d.requires_grad
+
+
+# --- how calls are written ---
+
+
+def test_a_literal_takes_the_overload_for_literals() -> None:
+    gm = graph_of(lambda f, x, y: f(aten.relu.default, (x,)))
+    apply("rule r { z = relu(x) => z' = pow(x, 2) }", gm)
+    assert torch.equal(gm(X, Y), X**2)
+
+
+def test_an_option_that_the_spelling_lacks_takes_another_spelling() -> None:
+    gm = graph_of(lambda f, x, y: f(operator.add, (x, y)))
+    apply("rule r once { z = add(x, y) => z' = add(x, y, alpha=2, ..z) }", gm)
+    assert torch.equal(gm(X, Y), X + 2 * Y)
+
+
+def test_an_optional_call_that_is_absent_has_no_other_arguments() -> None:
+    gm = graph_of(lambda f, x, y: f(aten.tanh.default, (x,)))
+    rules = "rule r once { u = relu?(x)  z = tanh(u) => z' = relu(tanh(x), ..u) }"
+    apply(rules, gm)
+    assert torch.equal(gm(X, Y), X.tanh().relu())
+
+
+def test_sizes_of_a_method_are_exchanged_together() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(3, -1).relu()
+
+    gm = fx.symbolic_trace(Model())
+    rules = """
+    rule r { y = reshape(x, $s)  z = relu(y) => z' = reshape(relu(x), $s, ..y) }
+    """
+    assert apply(rules, gm).modified
+    assert torch.equal(gm(X), X.reshape(3, -1).relu())
+
+
+def test_a_capture_is_emitted_again_with_its_operands_as_keywords() -> None:
+    def body(f: Any, x: Any, y: Any) -> Any:
+        return f(aten.neg.default, (f(torch.mean, (), {"input": x, "dim": 1}),))
+
+    gm = graph_of(body)
+    assert apply("rule r { z = neg(N@mean(x, ..)) => z' = N(neg(x)) }", gm).modified
+    torch.testing.assert_close(gm(X, Y), -X.mean(1))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_capture_of_commuted_operands_exchanges_the_one_it_names(
+    swapped: bool,
+) -> None:
+    def body(f: Any, x: Any, y: Any) -> Any:
+        operands = [f(aten.relu.default, (x,)), y]
+        total = f(aten.add.Tensor, tuple(operands[::-1] if swapped else operands))
+        return f(aten.neg.default, (total,))
+
+    gm = graph_of(body)
+    rules = "rule r once { z = neg(N@add(relu(x), y)) => z' = neg(N(relu(x))) }"
+    assert apply(rules, gm).modified
+    assert torch.equal(gm(X, Y), -(X.relu() + Y))
+    (total,) = gm.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    assert [n.op for n in total.args].index("placeholder") == (0 if swapped else 1)
+
+
+# --- questions without an answer ---
+
+
+@pytest.mark.parametrize("guard", ["-$low == 1", "$low > 0", '"%" % $high == 1'])
+def test_a_guard_on_another_kind_of_literal_does_not_hold(guard: str) -> None:
+    gm = graph_of(lambda f, x, y: f(aten.clamp.default, (x, None, 1.0)))
+    rules = f"rule r {{ z = clamp(x, $low, $high) where {guard} => z' = relu(x) }}"
+    assert not apply(rules, gm).modified
+
+
+def test_a_condition_on_types_does_not_make_operands_commute() -> None:
+    rules = """
+    op plus = aten.add.Tensor commutes(0, 1) when rank(self) == 2
+    rule r { z = plus(relu(x), y) => z' = plus(y, relu(x)) }
+    """
+    gm = graph_of(lambda f, x, y: f(aten.add.Tensor, (x, f(aten.relu.default, (y,)))))
+    assert not apply(rules, gm).modified
+
+
+def dynamic(model: nn.Module) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        model, (X,), dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "size(x, 0) == 2",
+        "size(x, 0) != 2",
+        "size(x, 0) > 2",
+        "shape(x) == [2, 3]",
+        "max(size(x, 0), 1) == 2",
+        "x: f32[$N, 3], $N % 2 == 0",
+    ],
+)
+def test_a_guard_does_not_specialise_a_dynamic_size(guard: str) -> None:
+    program = dynamic(nn.Sequential(nn.ReLU(), nn.Tanh()))
+    rules = f"rule r once {{ z = relu(x) where {guard} => z' = clamp(x, 0) }}"
+    assert not engine.apply(program, loads(rules)).modified
+    sizes = program.graph.find_nodes(op="placeholder")[0].meta["val"].fake_mode
+    assert not sizes.shape_env.guards
+
+
+def test_a_guard_may_ask_what_holds_for_every_size() -> None:
+    program = dynamic(nn.Sequential(nn.ReLU(), nn.Tanh()))
+    guard = "size(x, 1) == 3, size(x, 0) >= 0, is_contiguous(x)"
+    rules = f"rule r once {{ z = relu(x) where {guard} => z' = clamp(x, 0) }}"
+    assert engine.apply(program, loads(rules)).modified
+
+
+def test_a_size_that_depends_on_data_is_no_error() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x.nonzero().float())
+
+    program = torch.export.export(Model(), (X,))
+    rules = "rule r { z = relu(x) where size(x, 0) > 2 => z' = clamp(x, 0) }"
+    assert not engine.apply(program, loads(rules)).modified
+
+
+@pytest.mark.parametrize("sizes", ["shape(x)", "[size(x, 0), 3]"])
+def test_a_dynamic_size_is_no_literal(sizes: str) -> None:
+    program = dynamic(nn.Sequential(nn.ReLU()))
+    rules = f"rule r once {{ z = relu(x) => z' = reshape(relu(x), {sizes}) }}"
+    (refusal,) = engine.apply(program, loads(rules)).report.refusals
+    assert "dynamic size" in refusal.reason
+    program.validate()
