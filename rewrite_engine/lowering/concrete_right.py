@@ -92,7 +92,8 @@ class ConcreteRight:
         operator: OperatorPattern = pattern.target
         keyed = {**dict(enumerate(pattern.args)), **pattern.kwargs}
         original = keyed.pop(REST_OF, None)
-        spelling = operator.first_spelling(self.left.row if operator.is_slot else 0)
+        row = self.left.row if operator.is_slot else 0
+        spelling = operator.first_spelling(row)
         matched = None if original is None else self.names[str(original.target)]
         if matched is not None and self.left.spellings[matched] in operator.spellings:
             spelling = self.left.spellings[matched]
@@ -104,6 +105,7 @@ class ConcreteRight:
         if matched is None:
             positional = tuple(self.value(arg) for arg in pattern.args)
             named = {k: self.value(v) for k, v in pattern.kwargs.items()}
+            spelling = operator.spelling_for(row, positional)
             return self.graph.create_node(
                 spelling.op, spelling.target, positional, named
             )
