@@ -16,6 +16,9 @@ from torch.fx.passes.infra.pass_manager import PassManager
 
 from rewrite_engine import RuleError, engine, load, loads
 from rewrite_engine.graph_text import graph_text
+from rewrite_engine.rewriting.safety import Refused
+from rewrite_engine.rewriting.state import ModuleState
+from rewrite_engine.rewriting.transaction import Transaction
 
 aten = torch.ops.aten
 FUSE = load("qat_fuse")
@@ -363,3 +366,11 @@ def test_a_wrong_rule_raises_one_error_with_every_finding() -> None:
         loads("rule r { z = rellu(x) => z' = relu(q) }")
     codes = [d.code for d in caught.value.diagnostics]
     assert "E201" in codes and "E202" in codes
+
+
+def test_a_nested_graph_of_a_program_takes_no_new_constants() -> None:
+    gm = graph_of(lambda f, x, y: f(aten.mul.Tensor, (x, y)))
+    before = gm.graph.output_node()
+    state = ModuleState.of(gm, is_sealed=True)
+    with pytest.raises(Refused, match="takes no new constants"):
+        state.add(Transaction(gm.graph), before, "w", torch.ones(3))

@@ -240,7 +240,9 @@ class Driver:
     def aliases(self) -> AliasIndex:
         if self._aliases is None:
             facts = self._state.facts
-            self._aliases = AliasIndex.of(self.graph, self.module, facts.lifted)
+            self._aliases = AliasIndex.of(
+                self.graph, self.module, facts.lifted, self.transaction.detached
+            )
         return self._aliases
 
     # --- limits ---

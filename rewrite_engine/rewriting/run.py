@@ -82,7 +82,8 @@ def states(model: Model, recurse: bool) -> list[State]:
             f"got {type(model).__name__}"
         )
     inner = _nested(outermost.facts.module) if recurse else []
-    return [outermost, *map(ModuleState.of, inner)]
+    sealed = isinstance(model, ExportedProgram)
+    return [outermost, *(ModuleState.of(m, is_sealed=sealed) for m in inner)]
 
 
 def _nested(module: fx.GraphModule) -> list[fx.GraphModule]:

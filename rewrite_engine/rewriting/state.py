@@ -20,6 +20,7 @@ from torch.export.graph_signature import (
 )
 
 from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.tensor_types import UNKNOWN, attribute
 
@@ -37,7 +38,7 @@ class State(Protocol):
         """A node that stands for a new constant; stored at `store`."""
 
     def store(self, transaction: Transaction) -> None:
-        """Give the module its new constants and drop what erased nodes stood for."""
+        """Give the module its new constants."""
 
 
 def _fresh(wanted: str, taken: Any) -> str:
@@ -61,15 +62,19 @@ class ModuleState:
 
     facts: GraphFacts
     staged: dict[str, torch.Tensor]
+    is_sealed: bool = False
+    """Whether the module belongs to a program whose signature lists all constants."""
 
     @staticmethod
-    def of(module: fx.GraphModule) -> ModuleState:
+    def of(module: fx.GraphModule, *, is_sealed: bool = False) -> ModuleState:
         staged: dict[str, torch.Tensor] = {}
-        return ModuleState(GraphFacts(module, {}, staged), staged)
+        return ModuleState(GraphFacts(module, {}, staged), staged, is_sealed)
 
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
     ) -> fx.Node:
+        if self.is_sealed:
+            raise Refused("a nested graph of an ExportedProgram takes no new constants")
         target = _fresh(name, self._is_taken)
         self.staged[target] = value
         transaction.record(lambda: self.staged.pop(target))
