@@ -261,6 +261,8 @@ class Driver:
     def _recent(self) -> str:
         """The rules that fired last: those of the cycle, if there is one."""
         rules = sorted(set(self._order[-64:]))
+        if len(rules) == 1:
+            return f"{rules[0]} may match what it builds; is it meant to run `once`?"
         return f"{', '.join(rules)} may feed each other"
 
     # --- end of the run ---
