@@ -11,10 +11,7 @@ from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching import instructions as code
-from rewrite_engine.matching.instructions import UNBOUND, Registers
-
-STEPS = 10_000
-"""Instructions that the search of a guard's pattern may take."""
+from rewrite_engine.matching.instructions import STEPS, UNBOUND, Registers
 
 
 @attrs.frozen(eq=False)

@@ -33,6 +33,9 @@ class _Unbound:
 UNBOUND: Any = _Unbound()
 """A register that no instruction of this path has written."""
 
+STEPS = 10_000
+"""Instructions that the search at one candidate may take."""
+
 Registers = list[Any]
 
 

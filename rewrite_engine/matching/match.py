@@ -45,18 +45,6 @@ class Match:
         return f"{self.rule.name} at {self.anchor.name}"
 
 
-@attrs.frozen
-class Refusal:
-    """Why a place that has the rule's structure is left alone."""
-
-    rule: str
-    node: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.rule} at {self.node}: {self.reason}"
-
-
 @attrs.frozen(eq=False)
 class MatchScope:
     """The names of a match, for guards and literal expressions of its rule."""

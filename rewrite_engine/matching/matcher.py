@@ -11,13 +11,14 @@ from torch import fx
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.operators import Spelling, call_key
 from rewrite_engine.matching.instructions import (
+    STEPS,
     UNBOUND,
     Machine,
     Registers,
     SearchLimitError,
 )
 from rewrite_engine.matching.match import CapturedCalls, Match
-from rewrite_engine.matching.program import STEPS, Program, RuleProgram
+from rewrite_engine.matching.program import Program, RuleProgram
 
 Judge = Callable[[Match], str | None]
 """Why a match may not be applied, None if it may."""

@@ -13,9 +13,6 @@ from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.instructions import UNBOUND, Registers
 
-STEPS = 10_000
-"""Instructions that the search at one candidate may take."""
-
 
 @attrs.frozen(eq=False)
 class RuleProgram:
