@@ -85,7 +85,7 @@ def test_a_captured_literal_is_carried_over():
         (aten.softmax.int, (0, None), {}, "aten.softmax.int(x, 0)"),
         (aten.softmax.int, (), {"dim": 0}, "aten.softmax.int(x, 0, none)"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
 def test_defaults_and_keywords_may_be_spelled_differently(
     target, args, kwargs, pattern
