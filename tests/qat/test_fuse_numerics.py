@@ -7,6 +7,7 @@ exported model is the oracle.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -116,29 +117,47 @@ def _scales(tensors):
     return {name: largest[_branch_of(name)] for name in tensors}
 
 
-def _differences(actual, expected, scales, tolerance):
-    """Names and relative errors of the tensors that are out of tolerance."""
+def _distance(a, b):
+    return (a.double() - b.double()).abs().max().item()
+
+
+def _differences(actual, expected, exact, scales, tolerance):
+    """Names and relative errors of the tensors that are out of tolerance.
+
+    What rounding does to the original itself, seen against `exact`, is allowed on top:
+    in bfloat16 it depends on the machine, and after some steps exceeds the tolerance.
+    """
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        error = (actual[name].double() - tensor.double()).abs().max().item()
+        error = _distance(actual[name], tensor) - _distance(tensor, exact[name])
         scale = scales.get(name) or tensor.abs().max().item()
         if not error <= tolerance * scale:
             yield name, error / scale
 
 
-def _assert_close(actual, expected, variants, tolerance):
+def _assert_close(actual, expected, exact, variants, tolerance):
     parameters = {name: expected.state[name] for name in expected.gradients}
-    pairs = (
-        (actual.outputs, expected.outputs, {}),
-        (actual.gradients, expected.gradients, _scales(expected.gradients)),
-        (actual.state, expected.state, _scales(parameters)),
+    triples = (
+        (actual.outputs, expected.outputs, exact.outputs, {}),
+        (
+            actual.gradients,
+            expected.gradients,
+            exact.gradients,
+            _scales(expected.gradients),
+        ),
+        (actual.state, expected.state, exact.state, _scales(parameters)),
     )
     wrong = [
         f"{name}: {error:.1e} {variants[_branch_of(name)]}"
-        for pair in pairs
-        for name, error in _differences(*pair, tolerance)
+        for triple in triples
+        for name, error in _differences(*triple, tolerance)
     ]
     assert wrong == []
+
+
+def _exactly(train, gm, inputs, steps):
+    """The same training in fp64."""
+    return train(copy.deepcopy(gm).double(), tuple(x.double() for x in inputs), steps)
 
 
 def _matches(report):
@@ -154,7 +173,10 @@ def test_fused_trains_like_the_original(kind, rank, dtype, fuse, train):
     for steps in (1, 5):
         expected = train(gm, inputs, steps)
         actual = train(result.graph_module, inputs, steps)
-        _assert_close(actual, expected, variants, TOLERANCES[dtype])
+        exact = expected
+        if dtype is torch.bfloat16:
+            exact = _exactly(train, gm, inputs, steps)
+        _assert_close(actual, expected, exact, variants, TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize(("kind", "rank"), KINDS)
@@ -175,7 +197,7 @@ def test_zeros_in_gamma_stay_exact(kind, rank, fuse, train):
         gamma[: 1 + i % len(gamma)] = 0.0
     expected, actual = (train(m, inputs, 5) for m in (gm, fuse(gm).graph_module))
     assert all(tensor.isfinite().all() for tensor in actual.state.values())
-    _assert_close(actual, expected, variants, TOLERANCES[torch.float64])
+    _assert_close(actual, expected, expected, variants, TOLERANCES[torch.float64])
 
 
 def test_the_variants_cover_every_combination():
