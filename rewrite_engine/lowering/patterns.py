@@ -45,7 +45,8 @@ def build_matcher(rule: checked.Rule, operators: Operators) -> fx.Graph:
     """The matcher graph of a rule; its output lists the roots.
 
     Metadata of its nodes: `role` (placeholders), `names` (what the rule calls it),
-    `optional` (a placeholder that may be absent) and `guard` (a `Condition`).
+    `optional` (a placeholder that may be absent), `guard` (a `Condition`), `span`
+    (calls: where the rule says so) and `operands` (the spans of a call's operands).
     """
     builder = _MatcherBuilder(rule, operators)
     # In source order, so that chains of statements are not built by recursion.
@@ -91,7 +92,9 @@ class _MatcherBuilder:
     def term(self, term: checked.Term) -> Any:
         # A macro puts the same term object in several places: one node stands for it.
         if id(term) not in self._built:
-            self._built[id(term)] = self._build(term)
+            node = self._built[id(term)] = self._build(term)
+            if isinstance(node, fx.Node) and node.op != "placeholder":
+                node.meta.setdefault("span", term.span)
         return self._built[id(term)]
 
     def _build(self, term: checked.Term) -> Any:
@@ -140,6 +143,8 @@ class _MatcherBuilder:
         call = self.graph.create_node(
             "call_function", operator, tuple(args), kwargs, self._wanted.get(id(term))
         )
+        call.meta["span"] = term.span
+        call.meta["operands"] = {o.key: o.value.span for o in term.operands}
         if not term.optional:
             return call
         return self.graph.call_function(markers.skippable, (call,))
@@ -179,7 +184,7 @@ class _MatcherBuilder:
         condition = compile_guard(guard.expr, guard.text, guard.reason, patterns)
         operands = (self._named(name) for name in sorted(condition.reads))
         node = self.graph.call_function(markers.where, (condition.text, *operands))
-        node.meta["guard"] = condition
+        node.meta.update(guard=condition, span=guard.span)
 
     def _named(self, name: str) -> Any:
         if name in self._placeholders:

@@ -13,6 +13,7 @@ from rewrite_engine.lowering.instances import Instance, instances
 from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import Operators, build_matcher
 from rewrite_engine.lowering.replacements import build_replacement
+from rewrite_engine.source import Source, Span
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -23,11 +24,10 @@ class CompiledRule:
     """
 
     name: str
-    place: str
-    """Where the rule stands: `file.rules:12`."""
+    source: Source = attrs.field(repr=False)
+    span: Span
+    """Where the rule stands in its source."""
     doc: str
-    source_text: str
-    """The rule as written."""
     matcher_graph: fx.Graph = attrs.field(repr=False)
     replacement_graph: fx.Graph = attrs.field(repr=False)
     roots: tuple[str, ...]
@@ -39,6 +39,16 @@ class CompiledRule:
     once: bool
     benefit: int
     tolerance: float | None
+
+    @cached_property
+    def place(self) -> str:
+        """Where the rule stands: `file.rules:12`."""
+        return f"{self.source.name}:{self.source.position(self.span.start).line}"
+
+    @property
+    def source_text(self) -> str:
+        """The rule as written."""
+        return self.source.text[self.span.start : self.span.end]
 
     @cached_property
     def matcher(self) -> fx.GraphModule:
@@ -59,13 +69,12 @@ def compile_rule(rule: checked.Rule) -> CompiledRule:
     """Build both graphs of a rule, from its text and never by tracing."""
     operators = Operators(rule)
     matcher = build_matcher(rule, operators)
-    line = rule.source.position(rule.span.start).line
     literals = tuple(rule.family.rows[0].literals) if rule.family else ()
     return CompiledRule(
         rule.name,
-        f"{rule.source.name}:{line}",
+        rule.source,
+        rule.span,
         rule.doc,
-        rule.source.text[rule.span.start : rule.span.end],
         matcher,
         build_replacement(rule, operators),
         rule.roots,

@@ -39,7 +39,7 @@ def reference_matches(
     rule: CompiledRule, anchor: fx.Node, facts: GraphFacts
 ) -> Iterator[dict[str, Any]]:
     """Every way in which a rule matches at a node, as bindings by name, in order."""
-    search = _Reference(rule, facts)
+    search = Reference(rule, facts)
     for env in search.roots(roots_of(rule.matcher_graph), anchor):
         scope = search.scope(env)
         if all(guard.holds(scope) for guard in guards_of(rule.matcher_graph)):
@@ -47,7 +47,9 @@ def reference_matches(
 
 
 @attrs.frozen(eq=False)
-class _Reference:
+class Reference:
+    """The search for one rule in one graph."""
+
     rule: CompiledRule
     facts: GraphFacts
 
@@ -69,12 +71,15 @@ class _Reference:
             yield env
             return
         (pattern, value), rest = goals[0], goals[1:]
-        for more, extended in self._ways(pattern, value, env):
+        for more, extended in self.ways(pattern, value, env):
             yield from self.solve([*more, *rest], extended)
 
-    def _ways(
+    def ways(
         self, pattern: Any, value: Any, env: Env
     ) -> Iterator[tuple[list[Goal], Env]]:
+        """One step: every way in which a pattern may stand for a value, as the goals
+        that are left and what is known then.
+        """
         if isinstance(pattern, (list, tuple)):
             yield from self._list(pattern, value, env)
         elif not isinstance(pattern, fx.Node):
@@ -167,7 +172,7 @@ class _Reference:
 
 @attrs.frozen(eq=False)
 class _ReferenceScope:
-    search: _Reference
+    search: Reference
     env: Env
     names: dict[str, Any]
     facts: GraphFacts
