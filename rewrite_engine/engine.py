@@ -7,6 +7,7 @@ from pathlib import Path
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import loader
 from rewrite_engine.matching.match import Match
+from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.rewriting import run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result
@@ -44,16 +45,19 @@ def apply(
     rules: RuleSet,
     *,
     recurse: bool = False,
+    guard: Judge | None = None,
     limits: Limits | None = None,
 ) -> Result:
     """Rewrite a graph in place: everything that matches and is safe, or nothing.
 
     `recurse` also rewrites the graphs of submodules, such as the branches of `cond`.
+    `guard` is asked about every match and gives the reason to refuse it, or None; what
+    it refuses is reported like the refusals of the rules.
 
     Raises: RewriteError if the rules run past their `limits`. Whatever is raised, the
     model is as it was before.
     """
-    return rules.apply(model, recurse=recurse, limits=limits)
+    return rules.apply(model, recurse=recurse, guard=guard, limits=limits)
 
 
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:

@@ -14,6 +14,7 @@ from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.result_types import check_result_types
 from rewrite_engine.lowering.rule import CompiledRule, compile_rule
 from rewrite_engine.matching.automaton import build_program
+from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.matching.program import Program
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result, run
@@ -89,7 +90,18 @@ class RuleSet:
         return self.apply(module)
 
     def apply(
-        self, model: Model, *, recurse: bool = False, limits: Limits | None = None
+        self,
+        model: Model,
+        *,
+        recurse: bool = False,
+        guard: Judge | None = None,
+        limits: Limits | None = None,
     ) -> Result:
         """See `engine.apply`."""
-        return run(self.program, model, recurse=recurse, limits=limits or Limits())
+        return run(
+            self.program,
+            model,
+            recurse=recurse,
+            guard=guard,
+            limits=limits or Limits(),
+        )

@@ -57,6 +57,33 @@ def test_a_graph_module_is_changed_in_place() -> None:
     assert "rsqrt" not in gm.code and "where" in gm.code
 
 
+def test_a_guard_refuses_with_a_reason() -> None:
+    gm = exported(nn.Sequential(conv_bn(), nn.Conv2d(4, 3, 1), conv_bn()), X).module()
+    asked = []
+
+    def guard(match: engine.Match) -> str | None:
+        asked.append(match.bindings["y"].name)
+        return "not this one" if len(asked) == 1 else None
+
+    report = engine.apply(gm, FUSE, guard=guard).report
+    assert asked == ["conv2d", "conv2d_2"]
+    assert report.matches == 1
+    assert [refusal.reason for refusal in report.refusals] == ["not this one"]
+
+
+def test_a_guard_that_fails_leaves_the_model_as_it_was() -> None:
+    gm = exported(nn.Sequential(conv_bn(), nn.Conv2d(4, 3, 1), conv_bn()), X).module()
+    before = graph_text(gm)
+
+    def guard(match: engine.Match) -> None:
+        if match.bindings["y"].name == "conv2d_2":
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        engine.apply(gm, FUSE, guard=guard)
+    assert graph_text(gm) == before
+
+
 def test_an_exported_program_stays_valid(tmp_path: Path) -> None:
     program = exported(conv_bn(), X)
     expected = copy.deepcopy(program).module()(X)

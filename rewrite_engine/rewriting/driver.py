@@ -13,7 +13,13 @@ from torch import fx
 
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import Outcome, candidates, match_at, rules_at
+from rewrite_engine.matching.matcher import (
+    Judge,
+    Outcome,
+    candidates,
+    match_at,
+    rules_at,
+)
 from rewrite_engine.matching.program import Program, RuleProgram
 from rewrite_engine.report import RefusalReport, Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
@@ -69,13 +75,16 @@ class Driver:
     everything back.
     """
 
-    def __init__(self, program: Program, state: State, limits: Limits) -> None:
+    def __init__(
+        self, program: Program, state: State, guard: Judge | None, limits: Limits
+    ) -> None:
         self.module = state.facts.module
         self.graph: fx.Graph = self.module.graph
         self.transaction = Transaction(self.graph)
         self.modified = False
         self._program = program
         self._state = state
+        self._guard = guard
         self._limits = limits
         self._types = ValueTypes(self.module, state.facts.staged)
         self._aliases: AliasIndex | None = None
@@ -150,6 +159,9 @@ class Driver:
 
     def _search(self, rule: RuleProgram, node: fx.Node, done: list[Built]) -> Outcome:
         def judge(match: Match) -> str | None:
+            reason = None if self._guard is None else self._guard(match)
+            if reason is not None:
+                return reason
             mark = self.transaction.mark()
             try:
                 done.append(self._rewrite(match))

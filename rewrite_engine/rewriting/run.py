@@ -12,7 +12,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import candidates, match_at, rules_at
+from rewrite_engine.matching.matcher import Judge, candidates, match_at, rules_at
 from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
@@ -41,7 +41,14 @@ class Result:
         return iter((self.graph_module, self.modified))
 
 
-def run(program: Program, model: Model, *, recurse: bool, limits: Limits) -> Result:
+def run(
+    program: Program,
+    model: Model,
+    *,
+    recurse: bool,
+    guard: Judge | None,
+    limits: Limits,
+) -> Result:
     """Apply a program to a model, in place.
 
     Raises: TypeError if it is no model; RewriteError if a limit is reached. Whatever is
@@ -49,7 +56,8 @@ def run(program: Program, model: Model, *, recurse: bool, limits: Limits) -> Res
     """
     start = time.perf_counter()
     with paused_gc():
-        drivers = [Driver(program, state, limits) for state in states(model, recurse)]
+        graphs = states(model, recurse)
+        drivers = [Driver(program, state, guard, limits) for state in graphs]
         with _all_or_nothing([driver.transaction for driver in drivers]):
             for driver in drivers:
                 driver.run()
