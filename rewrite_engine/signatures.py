@@ -48,37 +48,48 @@ class Signature:
     kind: Kind
     parameters: tuple[Parameter, ...]
     returns: int = 1
+    positional: tuple[Parameter, ...] = attrs.field(init=False, eq=False, repr=False)
+    """The parameters that may be given by position."""
+    _by_name: Mapping[str, Parameter] = attrs.field(init=False, eq=False, repr=False)
+    _required: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
+
+    @positional.default
+    def _positional(self) -> tuple[Parameter, ...]:
+        return tuple(p for p in self.parameters if not p.keyword_only)
+
+    @_by_name.default
+    def _named(self) -> Mapping[str, Parameter]:
+        return {p.name: p for p in self.parameters}
+
+    @_required.default
+    def _without_default(self) -> frozenset[str]:
+        return frozenset(p.name for p in self.parameters if p.default is REQUIRED)
 
     def parameter(self, key: int | str) -> Parameter | None:
         """The parameter at a position (keyword-only ones excluded) or of a name."""
         if isinstance(key, str):
-            return next((p for p in self.parameters if p.name == key), None)
-        positional = [p for p in self.parameters if not p.keyword_only]
-        return positional[key] if key < len(positional) else None
+            return self._by_name.get(key)
+        return self.positional[key] if key < len(self.positional) else None
 
     def gathered(self, args: Sequence[Any]) -> Sequence[Any]:
         """Positional arguments, one a parameter: methods take sizes one by one, too."""
         if self.kind != "method":
             return args
-        return _gathered(args, [p for p in self.parameters if not p.keyword_only])
+        return _gathered(args, self.positional)
 
     def bind(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Arguments by parameter name, without defaults; None if they do not fit."""
-        positional = [p for p in self.parameters if not p.keyword_only]
         args = self.gathered(args)
-        if len(args) > len(positional):
+        if len(args) > len(self.positional):
             return None
-        bound = {p.name: value for p, value in zip(positional, args, strict=False)}
-        names = {p.name for p in self.parameters}
-        if any(name in bound or name not in names for name in kwargs):
+        pairs = zip(self.positional, args, strict=False)
+        bound = {parameter.name: value for parameter, value in pairs}
+        if any(name in bound or name not in self._by_name for name in kwargs):
             return None
         bound.update(kwargs)
-        missing = any(
-            p.default is REQUIRED and p.name not in bound for p in self.parameters
-        )
-        return None if missing else bound
+        return bound if bound.keys() >= self._required else None
 
 
 def _gathered(args: Sequence[Any], positional: Sequence[Parameter]) -> Sequence[Any]:

@@ -89,3 +89,6 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "len": lambda scope, value: len(value),
     "prod": lambda scope, values: math.prod(values),
 }
+
+OF_THE_GRAPH = frozenset({"uses"})
+"""The functions that depend on more than the types and literals of their arguments."""

@@ -12,7 +12,7 @@ from torch import fx
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
-from rewrite_engine.lowering.functions import FUNCTIONS, node_of
+from rewrite_engine.lowering.functions import FUNCTIONS, OF_THE_GRAPH, node_of
 from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.scope import Evaluate, Scope, Unknown
 from rewrite_engine.lowering.symbolic import SYMBOLIC, decided
@@ -58,6 +58,16 @@ def names_read(expr: nodes.Expr) -> tuple[str, ...]:
 def names_bound(expr: nodes.Expr) -> tuple[str, ...]:
     """The dimension names that the type tests of a guard give a value."""
     return tuple(dict.fromkeys(_binds(expr)))
+
+
+def reads_only_types(expr: nodes.Expr) -> bool:
+    """Whether an expression asks nothing about a graph but types and literals."""
+    match expr:
+        case nodes.IsConst() | nodes.Matches():
+            return False
+        case nodes.Call(callee) if callee.id in OF_THE_GRAPH:
+            return False
+    return all(map(reads_only_types, _children(expr)))
 
 
 def _reads(expr: nodes.Expr) -> Iterator[str]:

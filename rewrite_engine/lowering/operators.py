@@ -5,7 +5,7 @@ line up with the operands that the pattern names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 from torch import fx
@@ -28,6 +28,17 @@ def call_key(node: fx.Node) -> CallKey:
     return node.op, target if isinstance(target, str) else id(target)
 
 
+class _Read(NamedTuple):
+    """Where a spelling holds one canonical parameter."""
+
+    name: str
+    mine: str | None
+    """The parameter's name here, None if it has no counterpart."""
+    default: Any
+    width: int | None
+    """The length of the list that a single number stands for."""
+
+
 @attrs.frozen(eq=False)
 class Spelling:
     """One way in which a graph may call an operator.
@@ -43,6 +54,18 @@ class Spelling:
     canonical: Signature
     names: Mapping[str, str]
     row: int
+    _reads: tuple[_Read, ...] = attrs.field(init=False, repr=False)
+
+    @_reads.default
+    def _plan(self) -> tuple[_Read, ...]:
+        return tuple(self._read(parameter) for parameter in self.canonical.parameters)
+
+    def _read(self, parameter: Parameter) -> _Read:
+        mine = self.names.get(parameter.name)
+        default = parameter.default if mine is None else self._default(mine)
+        size = parameter.type.partition("[")[2].partition("]")[0]
+        width = int(size) if size.isdigit() else None
+        return _Read(parameter.name, mine, default, width)
 
     @property
     def key(self) -> CallKey:
@@ -84,12 +107,13 @@ class Spelling:
         if bound is None:
             return None
         arguments = {}
-        for parameter in self.canonical.parameters:
-            mine = self.names.get(parameter.name)
-            default = parameter.default if mine is None else self._default(mine)
+        for name, mine, default, width in self._reads:
             value = default if mine is None else bound.pop(mine, default)
-            arguments[parameter.name] = _as_list(value, parameter)
-        return arguments if self._at_defaults(bound) else None
+            if width is not None and type(value) is int:
+                # `stride=2` of an `int[2]` parameter means `[2, 2]`.
+                value = [value] * width
+            arguments[name] = value
+        return arguments if not bound or self._at_defaults(bound) else None
 
     def _default(self, name: str) -> Any:
         parameter = self.signature.parameter(name)
@@ -101,14 +125,6 @@ class Spelling:
         return all(
             literals_equal(value, self._default(name)) for name, value in extra.items()
         )
-
-
-def _as_list(value: Any, parameter: Parameter) -> Any:
-    """`stride=2` of an `int[2]` parameter means `[2, 2]`."""
-    size = parameter.type.partition("[")[2].partition("]")[0]
-    if type(value) is int and size.isdigit():
-        return [value] * int(size)
-    return value
 
 
 @attrs.frozen(eq=False)

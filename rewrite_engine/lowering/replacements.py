@@ -15,7 +15,8 @@ from torch import fx
 from rewrite_engine.dsl import checked, nodes
 from rewrite_engine.dsl.printer import print_expr
 from rewrite_engine.lowering import markers
-from rewrite_engine.lowering.guards import compile_expr, names_read
+from rewrite_engine.lowering.guards import compile_expr, names_read, reads_only_types
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import Operators
 
 REST_OF = "rest_of"
@@ -32,8 +33,9 @@ def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
     """The replacement graph of a rule.
 
     Metadata of its nodes: `names` (what the rule calls the node), `statement` (on the
-    value of each statement, in order) and `compute` (a literal's function, on
-    `computed` and as the condition of `choose`).
+    value of each statement, in order), `compute` (a literal's function, on `computed`
+    and as the condition of `choose`) and `of_types` (whether types and literals alone
+    decide what that function returns).
     """
     builder = _ReplacementBuilder(operators)
     for name in dict.fromkeys(_names_used(rule.creates)):
@@ -42,6 +44,25 @@ def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
         builder.create(create)
     builder.graph.output(builder.replaced)
     return builder.graph
+
+
+_REPEATABLE = frozenset({markers.spread, markers.reemit})
+
+
+def follows_from_types(replacement: fx.Graph) -> bool:
+    """Whether the literals and types of a match decide what its right side becomes."""
+    return all(map(_follows_from_types, replacement.nodes))
+
+
+def _follows_from_types(node: fx.Node) -> bool:
+    if node.op != "call_function" or isinstance(node.target, OperatorPattern):
+        return True
+    return node.target in _REPEATABLE or node.meta.get("of_types", False)
+
+
+def _set_function(node: fx.Node, expr: nodes.Expr) -> None:
+    node.meta["compute"] = compile_expr(expr)
+    node.meta["of_types"] = reads_only_types(expr)
 
 
 @attrs.define(eq=False)
@@ -93,7 +114,7 @@ class _ReplacementBuilder:
         operands = tuple(self._names[name] for name in names_read(expr))
         args = (print_expr(expr), *operands)
         node = self.graph.call_function(markers.computed, args)
-        node.meta["compute"] = compile_expr(expr)
+        _set_function(node, expr)
         return node
 
     def _choose(
@@ -101,7 +122,7 @@ class _ReplacementBuilder:
     ) -> fx.Node:
         args = (print_expr(condition), self.value(then), self.value(otherwise))
         node = self.graph.call_function(markers.choose, args)
-        node.meta["compute"] = compile_expr(condition)
+        _set_function(node, condition)
         return node
 
     def _call(self, build: checked.Build) -> fx.Node:

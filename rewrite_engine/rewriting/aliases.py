@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
-from functools import reduce
 from itertools import chain
+from typing import Final
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from rewrite_engine.rewriting.effects import PURE, Effect, effect_of, owned_module
+from rewrite_engine.tensor_types import UNKNOWN, attribute
 
 
 @attrs.define
@@ -61,15 +62,21 @@ class AliasIndex:
                 index.add(node)
         return index
 
-    def add(self, node: fx.Node) -> None:
-        """Take up a node that is in the graph, at the place where it is now."""
+    def add(self, node: fx.Node) -> Effect:
+        """Take up a node that is in the graph, at the place where it is now.
+
+        Returns what running it does.
+        """
         effect = effect_of(node, self._module)
         if effect is PURE and node.op == "call_function":
-            return
+            return effect
         for key in self._storages_of(node, effect):
             self._union(node, key)
-        if effect is PURE:
-            return
+        if effect is not PURE:
+            self._list(node, effect)
+        return effect
+
+    def _list(self, node: fx.Node, effect: Effect) -> None:
         for operand in effect.aliases:
             self._union(node, operand)
         written = self._written_roots(node, effect)
@@ -218,12 +225,15 @@ class AliasIndex:
             self._writers[root] = sorted(both)
 
 
+_PLAIN: Final = frozenset({torch.Tensor, nn.Parameter})
+
+
 def storage_keys(tensor: torch.Tensor) -> Iterator[Hashable]:
     """What identifies the memory of a tensor; several keys for a wrapper subclass.
 
     A storage with memory is its address, one without (meta, fake) its own identity.
     """
-    if is_traceable_wrapper_subclass(tensor):
+    if type(tensor) not in _PLAIN and is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
             yield from storage_keys(getattr(tensor, name))
@@ -238,9 +248,8 @@ def storage_keys(tensor: torch.Tensor) -> Iterator[Hashable]:
 
 def _attribute_keys(node: fx.Node, module: nn.Module | None) -> Iterator[Hashable]:
     path = str(node.target)
-    try:
-        value = reduce(getattr, path.split("."), module)
-    except AttributeError:
+    value = UNKNOWN if module is None else attribute(module, path)
+    if value is UNKNOWN:
         yield ("attribute", path)
         return
     if isinstance(value, torch.Tensor):

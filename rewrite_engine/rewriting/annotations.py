@@ -83,6 +83,8 @@ def retarget(
 
 def _retarget_node(node: fx.Node, targets: _Targets) -> Iterator[Undo]:
     meta = node.meta
+    if _SKIPPED.issuperset(meta):
+        return
     renamed = targets.renaming(node)
     for key in [key for key in meta if key not in _SKIPPED]:
         old = meta[key]

@@ -181,7 +181,7 @@ class _Builder:
         kwargs: Mapping[str, Any],
         like: fx.Node | None = None,
     ) -> fx.Node:
-        name = _name_of(target)
+        name = name_hint(target)
         node = self.transaction.create(self.before, op, target, args, kwargs, name)
         self.created.append(node)
         self.types.infer(node, like=like)
@@ -291,7 +291,7 @@ def _literal(value: Any) -> Any:
     return value
 
 
-def _name_of(target: Any) -> str | None:
+def name_hint(target: Any) -> str | None:
     """What export calls a node of this target: `conv2d`, not `conv2d_default`."""
     return target._schema.name.split("::")[1] if hasattr(target, "_schema") else None
 

@@ -26,6 +26,7 @@ from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import retarget
 from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.fixups import Moves, describe, operands_before
+from rewrite_engine.rewriting.recipes import Recipes
 from rewrite_engine.rewriting.safety import (
     Refused,
     check_constants,
@@ -87,6 +88,7 @@ class Driver:
         self._guard = guard
         self._limits = limits
         self._types = ValueTypes(self.module, state.facts.staged)
+        self._recipes = Recipes(self.transaction, state.facts, self._types)
         self._aliases: AliasIndex | None = None
         self._moves = Moves()
         self._tallies = {id(rule): _Tally() for rule in program.rules}
@@ -136,8 +138,8 @@ class Driver:
     def _neighbourhood(self, built: Built) -> list[fx.Node]:
         near = dict.fromkeys(built.created)
         for node in built.replaced.values():
-            near.update(dict.fromkeys(node.users))
-        return sorted(near)
+            near.update(node.users)
+        return sorted(node for node in near if rules_at(self._program, node))
 
     # --- one place ---
 
@@ -181,25 +183,33 @@ class Driver:
     def _rewrite(self, match: Match) -> Built:
         aliases = self.aliases
         site = find_site(match, aliases)
-        built = build(match, site.before, self.transaction, self._state, self._types)
-        for old, new in built.replaced.items():
-            reason = compatible(old, new)
-            if reason is not None:
-                raise Refused(f"the replacement of '{old}' does not fit: {reason}")
-        self._check_effects_kept(match, built)
+        built = self._make(match, site.before)
         check_reads(built.created, built.replaced)
-        for node in built.created:
-            aliases.add(node)
-        self._check_results(built)
+        effects = {node: aliases.add(node) for node in built.created}
+        for old, new in built.replaced.items():
+            effect = site.effects.get(old) or aliases.effect(old)
+            check_result((old, effect), (new, effects.get(new)), aliases)
         describe(match, built)
         moves = Moves.of(match, built)
         self._replace(match, built)
         self._moves.update(moves)
         return built
 
-    def _check_results(self, built: Built) -> None:
+    def _make(self, match: Match, before: fx.Node) -> Built:
+        """The new nodes, whose types and effects are those of what they replace."""
+        outline = self._recipes.outline(match)
+        built = None if outline is None else self._recipes.repeat(outline, before)
+        if built is not None:
+            return built
+        built = build(match, before, self.transaction, self._state, self._types)
         for old, new in built.replaced.items():
-            check_result(old, new, self.aliases, is_new=new in built.created)
+            reason = compatible(old, new)
+            if reason is not None:
+                raise Refused(f"the replacement of '{old}' does not fit: {reason}")
+        self._check_effects_kept(match, built)
+        if outline is not None:
+            self._recipes.learn(outline, built)
+        return built
 
     def _replace(self, match: Match, built: Built) -> None:
         unread = operands_before(match.calls) | set(match.calls)

@@ -114,8 +114,8 @@ def _profile_rule(profile: Profile) -> _Rule:
 
     def rule(node: fx.Node) -> Effect:
         touches = [touch for touch in profile.touches if touch.applies(node)]
-        writes = _operands(node, (t.slot.argument(node) for t in touches if t.writes))
-        aliases = _operands(node, (t.slot.argument(node) for t in touches if t.aliases))
+        writes = _operands([t.slot.argument(node) for t in touches if t.writes])
+        aliases = _operands([t.slot.argument(node) for t in touches if t.aliases])
         if profile.gathers:
             aliases = tuple(node.all_input_nodes)
         draws = profile.is_random(node)
@@ -127,10 +127,14 @@ def _profile_rule(profile: Profile) -> _Rule:
     return rule
 
 
-def _operands(node: fx.Node, arguments: Iterable[Any]) -> tuple[fx.Node, ...]:
-    """The nodes inside arguments of `node`, each once."""
+def _operands(arguments: Iterable[Any]) -> tuple[fx.Node, ...]:
+    """The nodes inside arguments of a call, each once."""
     found: dict[fx.Node, None] = {}
-    fx.map_arg(tuple(arguments), lambda operand: found.setdefault(operand))
+    for argument in arguments:
+        if isinstance(argument, fx.Node):
+            found[argument] = None
+        elif argument is not None:
+            fx.map_arg(argument, found.setdefault)
     return tuple(found)
 
 
@@ -143,7 +147,7 @@ def _store(node: fx.Node) -> Effect:
     """`setitem`: a tensor copies the value, any other container keeps it."""
     container, *_, value = node.args
     held = [] if _is_tensor(container) else [container, value]
-    writes, aliases = _operands(node, [container]), _operands(node, held)
+    writes, aliases = _operands([container]), _operands(held)
     return Effect(writes, aliases, effectful=True)
 
 

@@ -21,11 +21,12 @@ def describe(match: Match, built: Built) -> None:
     heirs |= {new: old for new, old in built.copies.items() if new not in heirs}
     nearest = list(match.calls)
     history = metadata.provenance(match.rule.name, match.rule.place, nearest)
+    place = metadata.place_of(nearest)
     for node in built.created:
         if node in heirs:
             metadata.inherit(node, heirs[node])
         else:
-            metadata.fill(node, nearest)
+            metadata.fill(node, place)
         node.meta["from_node"] = list(history)
     _copy_stated(match, built)
 

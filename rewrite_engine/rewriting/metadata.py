@@ -7,7 +7,7 @@ never copied, see `values.py`; neither is its provenance, which `provenance` mak
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from torch import fx
@@ -54,15 +54,18 @@ def inherit(new: fx.Node, old: fx.Node) -> None:
     copy_keys(new, old, [key for key in old.meta if key not in _NOT_INHERITED])
 
 
-def fill(new: fx.Node, sources: Sequence[fx.Node]) -> None:
-    """Places `new` in the model where `sources` are, the first one that says so.
+def place_of(sources: Sequence[fx.Node]) -> dict[str, Any]:
+    """Where in the model nodes are: for each key, the first one that says so."""
+    metas = [source.meta for source in sources]
+    saying = {key: [m[key] for m in metas if key in m] for key in _PLACE}
+    return {key: values[0] for key, values in saying.items() if values}
 
-    What `new` says already stays.
-    """
-    for source in sources:
-        for key in _PLACE:
-            if key in source.meta and key not in new.meta:
-                new.meta[key] = _own(source.meta[key])
+
+def fill(new: fx.Node, place: Mapping[str, Any]) -> None:
+    """Puts `new` at a place in the model; what it says already stays."""
+    for key, value in place.items():
+        if key not in new.meta:
+            new.meta[key] = _own(value)
 
 
 def copy_keys(target: fx.Node, source: fx.Node, keys: Iterable[str]) -> None:

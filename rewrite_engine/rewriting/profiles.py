@@ -36,8 +36,9 @@ class Slot:
 
     def argument(self, node: fx.Node) -> Any:
         """What `node` passes, or the default."""
-        if 0 <= self.position < len(node.args):
-            return node.args[self.position]
+        args = node.args
+        if 0 <= self.position < len(args):
+            return args[self.position]
         for name in self.names if node.kwargs else ():
             if name in node.kwargs:
                 return node.kwargs[name]
@@ -68,6 +69,8 @@ class Touch:
     switches: tuple[Switch, ...] = ()
 
     def applies(self, node: fx.Node) -> bool:
+        if not self.switches:
+            return True
         return not any(switch.is_off(node) for switch in self.switches)
 
 

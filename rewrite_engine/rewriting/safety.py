@@ -14,6 +14,7 @@ from torch import fx
 from rewrite_engine.graph_facts import value_readers
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.effects import Effect
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, not an error
@@ -22,10 +23,14 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error
 
 @attrs.frozen(eq=False)
 class Site:
-    """Where a match is rewritten: new nodes go in front of `before`."""
+    """Where a match is rewritten: new nodes go in front of `before`.
+
+    `effects` says what running each matched call does.
+    """
 
     match: Match
     before: fx.Node
+    effects: Mapping[fx.Node, Effect]
 
 
 def find_site(match: Match, aliases: AliasIndex) -> Site:
@@ -35,10 +40,11 @@ def find_site(match: Match, aliases: AliasIndex) -> Site:
     """
     _check_roots(match)
     _check_containment(match)
-    site = Site(match, _insertion_point(match))
+    effects = {call: aliases.effect(call) for call in match.calls}
+    site = Site(match, _insertion_point(match), effects)
     _check_barrier(site, aliases)
     _check_effects(site, aliases)
-    _check_own_order(match, aliases)
+    _check_own_order(site, aliases)
     return site
 
 
@@ -92,6 +98,8 @@ def _check_barrier(site: Site, aliases: AliasIndex) -> None:
     calls = site.match.calls
     for call in calls:
         start, end = sorted((call, site.before))
+        if start is end or start.next is end:
+            continue
         write = aliases.writes_between(call.all_input_nodes, start, end, calls)
         if write is None and call is not site.before:
             # The call's own result may be written before the pattern reads it.
@@ -103,8 +111,7 @@ def _check_barrier(site: Site, aliases: AliasIndex) -> None:
 def _check_effects(site: Site, aliases: AliasIndex) -> None:
     """Random and writing calls move past nothing that could tell the difference."""
     calls = site.match.calls
-    for call in calls:
-        effect = aliases.effect(call)
+    for call, effect in site.effects.items():
         if call is site.before or not effect.effectful:
             continue
         start, end = sorted((call, site.before))
@@ -114,10 +121,11 @@ def _check_effects(site: Site, aliases: AliasIndex) -> None:
             raise Refused(f"the effect of '{call}' would move past '{other}'")
 
 
-def _check_own_order(match: Match, aliases: AliasIndex) -> None:
+def _check_own_order(site: Site, aliases: AliasIndex) -> None:
     """The pattern fixes on which side of its writes each of its reads is."""
-    for write in match.calls:
-        written = aliases.effect(write).writes
+    match = site.match
+    for write, effect in site.effects.items():
+        written = effect.writes
         readers = [c for c in match.calls if written and _reads(c, written, aliases)]
         for reader in readers:
             if not (_depends(reader, write, match) or _depends(write, reader, match)):
@@ -193,18 +201,22 @@ def check_constants(
 
 
 def check_result(
-    old: fx.Node, new: fx.Node, aliases: AliasIndex, *, is_new: bool
+    old: tuple[fx.Node, Effect],
+    new: tuple[fx.Node, Effect | None],
+    aliases: AliasIndex,
 ) -> None:
-    """Whether `new` can be read wherever `old` is, later writes included.
+    """Whether a new value can be read wherever an old one is, later writes included.
 
     A fresh result may be written later whichever node computes it. A view, or a value
-    that was there before, may not take part while anything writes its storage.
+    that was there before (it has no effect here), may not take part while anything
+    writes its storage.
 
     Raises: Refused
     """
-    if is_new and not aliases.effect(old).aliases and not aliases.effect(new).aliases:
+    is_fresh = new[1] is not None and not new[1].aliases
+    if is_fresh and not old[1].aliases:
         return
-    for value in (old, new):
+    for value in (old[0], new[0]):
         write = aliases.written(value, ())
         if write is not None:
             raise Refused(f"'{write}' may write the storage of '{value}'")

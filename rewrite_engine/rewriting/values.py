@@ -56,6 +56,14 @@ class _Result(NamedTuple):
     is_view: bool = False
 
 
+class Derivation(NamedTuple):
+    """How the value of a call was derived, so that equal calls need no thought."""
+
+    result: _Result | None
+    """None if the value is that of the call which it copies."""
+    tensor_meta: TensorMetadata | None
+
+
 _NOTHING_STAGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -104,6 +112,38 @@ class ValueTypes:
             needs_grad = _requires_grad(node, value)
             node.meta["tensor_meta"] = self._tensor_meta(value, needs_grad)
 
+    def derivation(self, node: fx.Node, like: fx.Node | None) -> Derivation | None:
+        """How the value that `infer` recorded follows from the types of the operands.
+
+        None if it has to be run again for every call.
+        """
+        value, tensor_meta = node.meta.get(self._key), node.meta.get("tensor_meta")
+        if value is None or node.op != "call_function":
+            return None
+        if like is not None and value is like.meta.get(self._key):
+            return Derivation(None, tensor_meta)
+        result = self._results.get(call_of(node, self._operand))
+        return None if result is None else Derivation(result, tensor_meta)
+
+    def infer_again(
+        self, node: fx.Node, derivation: Derivation, like: fx.Node | None
+    ) -> None:
+        """Records the value of a new node, derived as that of an equal call was."""
+        result, tensor_meta = derivation
+        if result is not None:
+            value: Any = self._made(node, result)
+        else:
+            assert like is not None, "a value is taken over from the copied call"
+            value = like.meta[self._key]
+        node.meta[self._key] = value
+        if tensor_meta is not None:
+            node.meta["tensor_meta"] = tensor_meta._replace(qparams={})
+
+    def identity_of(self, node: fx.Node) -> Hashable:
+        """What results depend on in the recorded value of a node; None without one."""
+        value = node.meta.get(self._key)
+        return None if value is None else self._identity(value)
+
     def of_tensor(self, tensor: torch.Tensor) -> FakeTensor | None:
         """The value to record for a constant; None if the graph records none."""
         if self._mode is None:
@@ -133,15 +173,16 @@ class ValueTypes:
             self._learn(call, value)
             return value
         self._results[call] = known
-        value = self._made(node, known)
-        self._identities[id(value)] = value, known.type
-        return value
+        return self._made(node, known)
 
     def _made(self, node: fx.Node, result: _Result) -> FakeTensor:
         assert self._fakes is not None, "without a mode, nothing is derived"
         if result.is_view:
-            return self._fakes.view(self._value(node.args[0]), result.type)
-        return self._fakes.fresh(result.type)
+            value = self._fakes.view(self._value(node.args[0]), result.type)
+        else:
+            value = self._fakes.fresh(result.type)
+        self._identities[id(value)] = value, result.type
+        return value
 
     def _learn(self, call: Call, value: object) -> None:
         """Remembers a result for equal calls, and for other sizes if elementwise."""

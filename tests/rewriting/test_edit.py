@@ -44,7 +44,7 @@ def test_the_internals_of_this_torch_are_known() -> None:
     assert edit._INTERNALS_KNOWN
 
 
-@pytest.mark.parametrize("name", [None, "add", "cat_1", "new-name"])
+@pytest.mark.parametrize("name", [None, "add", "mul", "print", "cat_1", "new-name"])
 @pytest.mark.parametrize(
     ("op", "target"),
     [

@@ -12,7 +12,13 @@ import torch
 from torch import fx
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
-from rewrite_engine.rewriting.metadata import copy_keys, fill, inherit, provenance
+from rewrite_engine.rewriting.metadata import (
+    copy_keys,
+    fill,
+    inherit,
+    place_of,
+    provenance,
+)
 
 
 class Annotation:
@@ -65,7 +71,7 @@ def test_fill_places_a_node_without_overwriting(pair: tuple[fx.Node, fx.Node]) -
     new, old = pair
     nameless = old.graph.placeholder("nameless")
     new.meta["stack_trace"] = "mine"
-    fill(new, [nameless, old])
+    fill(new, place_of([nameless, old]))
     assert new.meta["stack_trace"] == "mine"
     assert new.meta["nn_module_stack"] == old.meta["nn_module_stack"]
     assert new.meta["nn_module_stack"] is not old.meta["nn_module_stack"]
