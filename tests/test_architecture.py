@@ -28,6 +28,7 @@ LAYERS = (
     ("rewriting",),
     ("ruleset",),
     ("engine", "rule_tests"),
+    ("equalize",),
     ("integrations", "cli", "commands", "demo", "model_files", "pytest_plugin"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,69 @@
+"""Puts observers in front of the layers that are to be equalized."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+
+from torch import fx, nn
+
+from rewrite_engine.equalize.config import EqualizationConfig
+from rewrite_engine.equalize.layers import Layer, find_layers
+from rewrite_engine.equalize.observers import InputEqualizationObserver
+
+
+def prepare(
+    model: fx.GraphModule,
+    config: EqualizationConfig | None = None,
+    *,
+    inplace: bool = False,
+) -> fx.GraphModule:
+    """A copy of `model` that observes the inputs of its layers when it runs.
+
+    `model` is a graph of `torch.fx` or the module of an exported program, with or
+    without quantization observers. Layers that are observed already stay as they are.
+
+    Raises: ValueError if the configuration names a layer that is not there.
+    """
+    config = config or EqualizationConfig()
+    module = model if inplace else copy.deepcopy(model)
+    layers = find_layers(module)
+    _check_names(config.layers or (), layers)
+    for layer in layers:
+        if config.selects(layer.names) and not _is_observed(module, layer.input):
+            _observe(module, layer, config.input_observer(layer.axis))
+    module.recompile()
+    return module
+
+
+def _is_observed(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "call_module":
+        return False
+    return isinstance(module.get_submodule(str(node.target)), InputEqualizationObserver)
+
+
+def _observe(module: fx.GraphModule, layer: Layer, observer: nn.Module) -> None:
+    name = _free_name(module, "equalization_observer")
+    module.add_submodule(name, observer)
+    with module.graph.inserting_before(layer.node):
+        node = module.graph.call_module(name, (layer.input,))
+    node.meta = dict(layer.input.meta)
+    layer.node.replace_input_with(layer.input, node)
+
+
+def _free_name(module: nn.Module, prefix: str) -> str:
+    number = 0
+    while hasattr(module, f"{prefix}_{number}"):
+        number += 1
+    return f"{prefix}_{number}"
+
+
+def _check_names(chosen: Sequence[str], layers: Sequence[Layer]) -> None:
+    known = {name for layer in layers for name in layer.names}
+    for name in chosen:
+        config = EqualizationConfig(name)
+        if not any(config.selects(layer.names) for layer in layers):
+            close = difflib.get_close_matches(name, known, 3)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise ValueError(f"there is no layer called '{name}' to equalize{hint}")
