@@ -24,19 +24,21 @@ class _Modifier:
 
 
 class Builder(ExpressionBuilder):
-    """Builds a file bottom-up; comments that document an item become its `doc`."""
+    """Builds items bottom-up; comments that document an item become its `doc`.
+
+    `docs` gathers those comments.
+    """
 
     def __init__(self, source: Source, comments: tuple[Comment, ...]) -> None:
         super().__init__(source)
         self._comments = comments
         self._ends = [comment.span.end for comment in comments]
-        self._docs: set[Span] = set()
+        self.docs: set[Span] = set()
 
     # --- items ---
 
-    def start(self, span: Span, *items: nodes.Item) -> nodes.File:
-        comments = (c for c in self._comments if c.span not in self._docs)
-        return nodes.File(items, tuple(comments))
+    def start(self, span: Span, *items: nodes.Item) -> tuple[nodes.Item, ...]:
+        return items
 
     def use_file(
         self, span: Span, path: Word, names: tuple[str, ...] | None
@@ -285,7 +287,7 @@ class Builder(ExpressionBuilder):
         doc = "\n".join(c.text[2:].removeprefix(" ") for c in reversed(lines))
         if not doc.strip():
             return ""
-        self._docs.update(comment.span for comment in lines)
+        self.docs.update(comment.span for comment in lines)
         return doc
 
 

@@ -33,7 +33,8 @@ _LANDMARK = re.compile(
 )
 _TOKEN = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|\w+|[^\w\s]""")
 _ITEM = re.compile(
-    r"""^[ \t]*(?=(?: (?:op|family|pattern|rule|pipeline) [ \t]+ [A-Za-z_]
+    r"""(?:^[ \t]*\#\#[^\n]*\n)*
+        ^[ \t]*(?=(?: (?:op|family|pattern|rule|pipeline) [ \t]+ [A-Za-z_]
                     | use [ \t]+ ["A-Za-z_]
                     | test [ \t]* " ))""",
     re.VERBOSE | re.MULTILINE,
@@ -52,18 +53,20 @@ class Mark:
 
 @attrs.frozen
 class Scan:
-    """What raw text shows: `problems` make it unfit to parse."""
+    """What raw text shows; the places of `problems` are not to be parsed."""
 
     comments: tuple[Comment, ...]
     marks: tuple[Mark, ...]
     problems: tuple[Diagnostic, ...]
+    is_unfit: bool = False
+    """Whether this is no rule text at all, or too much of it."""
 
 
 def scan(source: Source) -> Scan:
     """The comments and brackets of a source, and the limits it breaks."""
     unfit = _check_text(source)
     if unfit is not None:
-        return Scan((), (), (unfit,))
+        return Scan((), (), (unfit,), is_unfit=True)
     landmarks = list(_LANDMARK.finditer(source.text))
     comments = tuple(_comment(source, found) for found in landmarks if found["comment"])
     marks = tuple(Mark(found[0], found.start()) for found in landmarks if found["mark"])
@@ -72,8 +75,11 @@ def scan(source: Source) -> Scan:
 
 
 def split_items(text: str) -> Iterator[Span]:
-    """Stretches of text that each begin where a line seems to start an item."""
-    starts = [found.end() for found in _ITEM.finditer(text)]
+    """Stretches of text that each begin where a line seems to start an item.
+
+    The documentation above an item belongs to its stretch.
+    """
+    starts = [found.start() for found in _ITEM.finditer(text)]
     if not starts or text[: starts[0]].strip():
         starts.insert(0, 0)
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import attrs
 
@@ -17,6 +18,9 @@ from rewrite_engine.dsl.checked import (
     Reference,
     Term,
 )
+from rewrite_engine.source import Span
+
+T = TypeVar("T")
 
 
 def walk(node: Any) -> Iterator[Any]:
@@ -72,14 +76,45 @@ def is_deeper(node: Any, levels: int) -> bool:
     return True
 
 
+def moved(node: T, by: int) -> T:
+    """A node, or a tuple of nodes, with every span so many characters further on."""
+    if isinstance(node, tuple):
+        return cast(T, tuple(moved(each, by) for each in node))
+    if isinstance(node, Span):
+        return cast(T, Span(node.start + by, node.end + by))
+    kind: type = type(node)
+    names = _fields(kind)
+    if not names:
+        return node
+    values = {name: moved(getattr(node, name), by) for name in names}
+    return cast(T, kind(**values))
+
+
 def _parts(node: Any) -> list[Any]:
     """The nodes directly below one, or in a tuple."""
     found: list[Any] = []
-    fields = (field.name for field in attrs.fields(type(node)) if field.eq)
-    for value in (getattr(node, name) for name in fields):
-        values = value if isinstance(value, tuple) else (value,)
-        found.extend(v for v in values if attrs.has(type(v)))
-    return found
+    kind: type = type(node)
+    for name in _compared_fields(kind):
+        value = getattr(node, name)
+        found.extend(value if isinstance(value, tuple) else (value,))
+    return [each for each in found if _is_node(each)]
+
+
+def _is_node(value: Any) -> bool:
+    kind: type = type(value)
+    return bool(_fields(kind))
+
+
+@functools.cache
+def _fields(kind: type) -> tuple[str, ...]:
+    if not attrs.has(kind):
+        return ()
+    return tuple(field.name for field in attrs.fields(kind))
+
+
+@functools.cache
+def _compared_fields(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in attrs.fields(kind) if field.eq)
 
 
 def _children(term: Term) -> tuple[Term, ...]:

@@ -26,12 +26,14 @@ from rewrite_engine.dsl.nodes import (
     LiteralName,
     Name,
     Negate,
+    OpDef,
     Optional,
     Rest,
     Star,
     StateRead,
 )
-from rewrite_engine.dsl.parser import MAX_DEPTH, MAX_SYNTAX_ERRORS, parse
+from rewrite_engine.dsl.parser import MAX_DEPTH, MAX_SYNTAX_ERRORS, parse, read
+from rewrite_engine.dsl.walk import walk
 from rewrite_engine.errors import Diagnostic, RuleError
 from rewrite_engine.source import Source
 
@@ -446,6 +448,35 @@ def test_all_syntax_errors_of_a_file_are_reported() -> None:
 def test_all_other_faults_of_a_file_are_reported_in_order() -> None:
     text = "op __a__ = b\nrule r exact exact { y = f(None, 1e999) => y' = x }"
     assert codes(text) == ["E107", "E109", "E107", "E104"]
+
+
+def test_a_line_inside_an_item_may_look_like_the_start_of_one() -> None:
+    text = "rule r for\nop in F { y = f(x) => y' = x }\nop a = b"
+    assert [type(found) for found in parsed(text).items] == [
+        nodes.RuleDef,
+        nodes.OpDef,
+    ]
+
+
+def test_what_is_right_is_read_whatever_is_wrong_elsewhere() -> None:
+    text = '## Right.\nop a = b\nop c = = d\nop e = f\nuse "open\nop g = h'
+    reading = read(Source("test.rules", text))
+    assert [found.code for found in reading.problems] == ["E106"]
+    names = [found.name for found in reading.file.items if isinstance(found, OpDef)]
+    assert names == ["a", "e", "g"]
+
+
+@pytest.mark.parametrize("above", ["", "# é\n", "op a = b\n\n", "## not a doc\n\n"])
+def test_known_parts_are_placed_where_they_now_stand(above: str) -> None:
+    text = (CASES / "every_form.rules").read_text(encoding="utf-8")
+    known = {part.text: part for part in read(Source("before", text)).parts}
+    after = Source("after", above + text)
+    found, expected = read(after, known).file, read(after).file
+    assert found == expected
+    assert list(walk(found)) == list(walk(expected))
+    spans = [node.span for node in walk(found) if hasattr(node, "span")]
+    assert spans == [node.span for node in walk(expected) if hasattr(node, "span")]
+    assert found.comments == expected.comments
 
 
 def test_the_number_of_syntax_errors_is_bounded() -> None:
