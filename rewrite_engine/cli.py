@@ -15,6 +15,7 @@ from rewrite_engine.commands import (
     check,
     console,
     demo,
+    explain,
     explain_code,
     fmt,
     outcome,
@@ -24,7 +25,7 @@ from rewrite_engine.commands import (
 from rewrite_engine.commands import list as list_
 from rewrite_engine.errors import GraphError, RewriteError, RuleError
 
-_COMMANDS = (demo, apply, check, fmt, show, list_, test, explain_code)
+_COMMANDS = (demo, apply, explain, check, fmt, show, list_, test, explain_code)
 _DESCRIPTION = "Rewrite PyTorch graphs with rules."
 _EPILOG = (
     "exit status: 0 done, 1 findings, 2 usage or rule error, 3 refused input, "

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import fx
+
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import loader
+from rewrite_engine.explaining import explain as explaining
+from rewrite_engine.explaining.explanation import Explanation
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.rewriting import run
@@ -13,7 +17,18 @@ from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result
 from rewrite_engine.ruleset import RuleSet
 
-__all__ = ["Limits", "Match", "Model", "Result", "apply", "find", "load", "loads"]
+__all__ = [
+    "Explanation",
+    "Limits",
+    "Match",
+    "Model",
+    "Result",
+    "apply",
+    "explain",
+    "find",
+    "load",
+    "loads",
+]
 
 
 def load(source: str | Path) -> RuleSet:
@@ -63,3 +78,21 @@ def apply(
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:
     """Every match that `apply` could rewrite in the graph as it is; changes nothing."""
     return run.find(rules.program, model, recurse=recurse)
+
+
+def explain(
+    model: Model,
+    rules: RuleSet,
+    *,
+    node: str | fx.Node | None = None,
+    rule: str | None = None,
+) -> Explanation:
+    """Why rules did not rewrite what they might have; changes nothing.
+
+    Of every rule, or of the one called `rule`: the places where it came nearest, the
+    first step that failed there, and what was refused. `node` asks about one place.
+
+    Raises: KeyError, if there is no such rule; GraphError, if there is no such node.
+    """
+    asked = rules.rules if rule is None else (rules[rule],)
+    return explaining.explain(rules.program, asked, model, node)

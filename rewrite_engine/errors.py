@@ -40,9 +40,9 @@ class Diagnostic:
     def render(self) -> str:
         """The finding with its source line, a caret, its notes and its hint."""
         kind = "error" if self.is_error else "warning"
-        place = _place(self.source, self.span)
-        head = f"{place}: {kind}[{self.code}]: {_printable(self.message)}"
-        parts = [head, _excerpt(self.source, self.span)]
+        where = place(self.source, self.span)
+        head = f"{where}: {kind}[{self.code}]: {_printable(self.message)}"
+        parts = [head, excerpt(self.source, self.span)]
         parts += [_render_note(note, self.source) for note in self.notes]
         if self.hint is not None:
             parts.append(f"  hint: {_printable(self.hint)}")
@@ -73,12 +73,14 @@ def render(diagnostics: Iterable[Diagnostic]) -> str:
     return "\n\n".join(diagnostic.render() for diagnostic in diagnostics)
 
 
-def _place(source: Source, span: Span) -> str:
+def place(source: Source, span: Span) -> str:
+    """Where a span starts: `file.rules:3:7`."""
     position = source.position(span.start)
     return f"{_printable(source.name)}:{position.line}:{position.column}"
 
 
-def _excerpt(source: Source, span: Span) -> str:
+def excerpt(source: Source, span: Span) -> str:
+    """The line of a span, with its number and carets below."""
     start = source.position(span.start)
     line = source.line(start.line).removesuffix("\r")
     first = start.column - 1
@@ -110,5 +112,5 @@ def _render_note(note: Note, default: Source) -> str:
     if note.span is None:
         return f"  note: {message}"
     source = note.source or default
-    excerpt = _excerpt(source, note.span)
-    return f"  note: {message} ({_place(source, note.span)})\n{excerpt}"
+    shown = excerpt(source, note.span)
+    return f"  note: {message} ({place(source, note.span)})\n{shown}"

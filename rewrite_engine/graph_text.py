@@ -48,6 +48,11 @@ def graph_text(gm: Model, *, types: bool = True) -> str:
     return _render(gm, _readable, types=types)
 
 
+def line_writer(gm: Model) -> Callable[[fx.Node], str]:
+    """A function that gives the line of a node as `graph_text` shows it."""
+    return _writer(gm, _readable, types=True).line
+
+
 def structure_text(gm: Model) -> str:
     """A graph up to the names of its values and the order of independent nodes.
 
@@ -162,13 +167,18 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _render(gm: Model, view_of: Callable[[fx.Graph], _View], *, types: bool) -> str:
-    symbols = Symbols()
+    writer = _writer(gm, view_of, types=types)
     if isinstance(gm, fx.GraphModule):
-        writer = _Writer(gm, view_of, symbols, types=types)
         return "\n".join(["graph:", *writer.lines()]) + "\n"
-    writer = _Writer(gm.graph_module, view_of, symbols, types=types, lifted=_lifted(gm))
     outputs = writer.output_lines(gm)
     return "\n".join(["program:", *writer.lines(), "outputs:", *outputs]) + "\n"
+
+
+def _writer(gm: Model, view_of: Callable[[fx.Graph], _View], *, types: bool) -> _Writer:
+    if isinstance(gm, fx.GraphModule):
+        return _Writer(gm, view_of, Symbols(), types=types)
+    lifted = _lifted(gm)
+    return _Writer(gm.graph_module, view_of, Symbols(), types=types, lifted=lifted)
 
 
 def _lifted(program: ExportedProgram) -> dict[str, tuple[str, str, Any]]:
@@ -200,7 +210,7 @@ class _Writer:
         """One line a node, and below it what it nests, all indented once."""
         lines: list[str] = []
         for node in self.view.order:
-            lines.append(_INDENT + self._line(node))
+            lines.append(_INDENT + self.line(node))
             lines += (_INDENT * 2 + line for line in self._nested(node))
         return lines
 
@@ -213,7 +223,8 @@ class _Writer:
             value = repr(spec.arg.value) if is_constant else names[spec.arg.name]
             yield f"{_INDENT}{spec.kind.name.lower()}{target} = {value}"
 
-    def _line(self, node: fx.Node) -> str:
+    def line(self, node: fx.Node) -> str:
+        """One node, without what it nests."""
         if node.op == "output":
             return f"return {self._value(self.view.arguments(node)[0][0], node)}"
         if node.op in ("placeholder", "get_attr"):

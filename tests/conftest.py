@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 
@@ -26,3 +29,47 @@ def _seed(_one_thread: None) -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program_bytes(tmp_path_factory) -> bytes:
+    import torch
+    from torch import nn
+
+    path = tmp_path_factory.mktemp("models") / "model.pt2"
+    conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    frozen = nn.BatchNorm2d(4).eval()
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.ReLU(), nn.Conv2d(4, 4, 1), frozen)
+    program = torch.export.export(model, (torch.randn(2, 3, 8, 8),))
+    torch.export.save(program, path, extra_files={"note.txt": "a note"})
+    return path.read_bytes()
+
+
+@pytest.fixture
+def model(here, program_bytes) -> Path:
+    (here / "model.pt2").write_bytes(program_bytes)
+    return here / "model.pt2"
+
+
+@pytest.fixture
+def run(capsys) -> Callable[..., tuple[int, str, str]]:
+    """Exit status, standard output and standard error of a command line."""
+    from rewrite_engine.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call

@@ -12,12 +12,21 @@ import torch
 from torch import nn
 
 from rewrite_engine import RewriteError, demo, engine
-from rewrite_engine.cli import main
 from rewrite_engine.dsl.codes import codes
 from rewrite_engine.model_files import load_program
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "apply", "check", "fmt", "show", "list", "test", "explain-code")
+COMMANDS = (
+    "demo",
+    "apply",
+    "explain",
+    "check",
+    "fmt",
+    "show",
+    "list",
+    "test",
+    "explain-code",
+)
 
 RELU_TWICE = """\
 ## relu of relu is relu.
@@ -34,46 +43,9 @@ UNPARSABLE = "rule wrong { y = relu(x => }\n"
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def program_bytes(tmp_path_factory) -> bytes:
-    path = tmp_path_factory.mktemp("models") / "model.pt2"
-    conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-    frozen = nn.BatchNorm2d(4).eval()
-    model = nn.Sequential(conv, norm, nn.ReLU(), nn.ReLU(), nn.Conv2d(4, 4, 1), frozen)
-    program = torch.export.export(model, (torch.randn(2, 3, 8, 8),))
-    torch.export.save(program, path, extra_files={"note.txt": "a note"})
-    return path.read_bytes()
-
-
-@pytest.fixture
-def model(here, program_bytes) -> Path:
-    (here / "model.pt2").write_bytes(program_bytes)
-    return here / "model.pt2"
-
-
-@pytest.fixture
 def rules(here) -> Path:
     (here / "relu.rules").write_text(RELU_TWICE)
     return here / "relu.rules"
-
-
-@pytest.fixture
-def run(capsys):
-    """Exit status, standard output and standard error of a command line."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def fresh(*arguments: str, **options) -> subprocess.CompletedProcess[str]:

@@ -173,6 +173,11 @@ class OperatorPattern:
         fitting = (s for s in self.spellings if s.row == row and s.accepts(args))
         return next(fitting, self.first_spelling(row))
 
+    def covers(self, node: fx.Node) -> bool:
+        """Whether some spelling is what a node calls."""
+        key = call_key(node)
+        return any(spelling.key == key for spelling in self.spellings)
+
     def has(self, spelling: Spelling) -> bool:
         """Whether a matched call may have been one of this operator."""
         return any(s.key == spelling.key for s in self.spellings)

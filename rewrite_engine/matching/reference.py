@@ -150,12 +150,14 @@ class Reference:
                 continue
             arguments = spelling.arguments(value)
             if arguments is not None:
-                row = self._row(operator, spelling) if operator.is_slot else {}
-                bound = {**env, **row, pattern: value}
+                bound = {**env, **self.row(operator, spelling), pattern: value}
                 for goals in _goals(pattern, spelling, arguments):
                     yield goals, bound
 
-    def _row(self, operator: OperatorPattern, spelling: Spelling) -> Env:
+    def row(self, operator: OperatorPattern, spelling: Spelling) -> Env:
+        """What is known once a call of the rule's family has this spelling."""
+        if not operator.is_slot:
+            return {}
         placeholders = placeholders_of(self.rule.matcher_graph)
         literals = operator.literals[spelling.row]
         named = {placeholders[name]: value for name, value in literals.items()}
@@ -193,18 +195,24 @@ def _goals(
     """The operands to match, in every order in which they may be read."""
     operator: OperatorPattern = pattern.target
     canonical = spelling.canonical
-    operands: dict[str, Any] = {}
-    for key, value in [*enumerate(pattern.args), *pattern.kwargs.items()]:
-        if value is not ...:
-            parameter = canonical.parameter(key)
-            assert parameter is not None
-            operands[parameter.name] = value
+    operands = named_operands(pattern, spelling)
     rest = ... in pattern.args
     for order in _orders(operator, spelling.row, arguments):
         read = {order.get(name, name): value for name, value in operands.items()}
         others = [p for p in canonical.parameters if p.name not in read]
         if rest or all(literals_equal(arguments[p.name], p.default) for p in others):
             yield [(value, arguments[name]) for name, value in read.items()]
+
+
+def named_operands(pattern: fx.Node, spelling: Spelling) -> dict[str, Any]:
+    """The operand patterns of a call by canonical parameter name, in their order."""
+    named = {}
+    for key, value in [*enumerate(pattern.args), *pattern.kwargs.items()]:
+        if value is not ...:
+            parameter = spelling.canonical.parameter(key)
+            assert parameter is not None
+            named[parameter.name] = value
+    return named
 
 
 def _orders(

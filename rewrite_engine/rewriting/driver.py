@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import attrs
 from torch import fx
@@ -51,6 +52,16 @@ class Limits:
     growth: int = 8
 
 
+class Watch(Protocol):
+    """Sees the rewrites of a run; a run that nobody watches pays nothing for it."""
+
+    def replacing(self, match: Match, built: Built) -> None:
+        """The new nodes are there, and the graph still reads the old ones."""
+
+    def rewritten(self, match: Match) -> None:
+        """The rewrite of the last `replacing` was made; others were taken back."""
+
+
 @attrs.define(eq=False)
 class _Tally:
     """Counts of one rule; a place that is refused again counts once."""
@@ -77,7 +88,12 @@ class Driver:
     """
 
     def __init__(
-        self, program: Program, state: State, guard: Judge | None, limits: Limits
+        self,
+        program: Program,
+        state: State,
+        guard: Judge | None,
+        limits: Limits,
+        watch: Watch | None = None,
     ) -> None:
         self.module = state.facts.module
         self.graph: fx.Graph = self.module.graph
@@ -87,6 +103,7 @@ class Driver:
         self._state = state
         self._guard = guard
         self._limits = limits
+        self._watch = watch
         self._types = ValueTypes(self.module, state.facts.staged)
         self._recipes = Recipes(self.transaction, state.facts, self._types)
         self._aliases: AliasIndex | None = None
@@ -156,6 +173,8 @@ class Driver:
         tally.matches += 1
         tally.refusals.pop(node, None)
         self._order.append(rule.rule.name)
+        if self._watch is not None:
+            self._watch.rewritten(outcome.match)
         self._check_limits()
         return done[0]
 
@@ -191,6 +210,8 @@ class Driver:
             check_result((old, effect), (new, effects.get(new)), aliases)
         describe(match, built)
         moves = Moves.of(match, built)
+        if self._watch is not None:
+            self._watch.replacing(match, built)
         self._replace(match, built)
         self._moves.update(moves)
         return built

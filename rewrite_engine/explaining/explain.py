@@ -1,0 +1,167 @@
+"""Explains what became of rules on one graph."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import attrs
+from torch import fx
+
+from rewrite_engine.errors import GraphError
+from rewrite_engine.explaining.dialects import dialect
+from rewrite_engine.explaining.dry_run import DryRun, dry_run
+from rewrite_engine.explaining.explanation import (
+    Explanation,
+    Mismatch,
+    NearMiss,
+    RuleExplanation,
+)
+from rewrite_engine.explaining.nearest import Reading, near_miss, nearest
+from rewrite_engine.explaining.places import calls_of, places, places_of
+from rewrite_engine.explaining.steps import callee_span
+from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.lowering.patterns import roots_of
+from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.matching.program import Program
+from rewrite_engine.rewriting.run import Model, states
+from rewrite_engine.rewriting.state import State
+
+PLACES: Final = 64
+"""Places of a graph at which one rule is looked at."""
+
+_NAMED: Final = re.compile(r"'(\w+)'")
+
+
+def explain(
+    program: Program,
+    rules: Sequence[CompiledRule],
+    model: Model,
+    node: str | fx.Node | None = None,
+) -> Explanation:
+    """What became of `rules` when all of `program` ran; with `node`, what became of
+    them there. Nothing is changed.
+
+    Raises: GraphError, if the graph has no such node.
+    """
+    state = states(model, recurse=False)[0]
+    graph = state.facts.module.graph
+    at = None if node is None else _node_of(graph, node)
+    run = dry_run(program, state)
+    explained = tuple(_Explainer(rule, state, run, at).explain() for rule in rules)
+    return Explanation(model, explained, run.stopped)
+
+
+def _node_of(graph: fx.Graph, node: str | fx.Node) -> fx.Node:
+    name = str(node).lstrip("%")
+    names = {n.name: n for n in graph.nodes}
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        meant = " or ".join(f"`{each}`" for each in close)
+        hint = f"; did you mean {meant}?" if close else ""
+        raise GraphError(f"the graph has no node `{name}`{hint}")
+    return names[name]
+
+
+@attrs.frozen(eq=False)
+class _Explainer:
+    rule: CompiledRule
+    state: State
+    run: DryRun
+    at: fx.Node | None
+
+    def explain(self) -> RuleExplanation:
+        alive, name = set(self._graph.nodes), self.rule.name
+        rewritten = (node for rule, node in self.run.rewritten if rule == name)
+        matches = tuple(sorted(node for node in rewritten if node in alive))
+        near = [self._near_miss(anchor) for anchor in self._anchors(set(matches))]
+        found = [miss for miss in near if miss is not None]
+        ranked = sorted(found, key=_rank)
+        notes = () if self.at is not None else tuple(self._dialects())
+        return RuleExplanation(self.rule, matches, tuple(ranked), notes)
+
+    @property
+    def _graph(self) -> fx.Graph:
+        return self.state.facts.module.graph
+
+    def _anchors(self, matches: set[fx.Node]) -> list[fx.Node]:
+        refused = [node for rule, node in self.run.refused if rule == self.rule.name]
+        if self.at is not None:
+            found = places_of(self.rule, self.at, PLACES)
+        else:
+            found = [*refused, *places(self.rule, self._graph.nodes, PLACES)]
+        return [node for node in dict.fromkeys(found) if node not in matches]
+
+    def _near_miss(self, anchor: fx.Node) -> NearMiss | None:
+        reading = nearest(self.rule, anchor, self.state.facts)
+        if self.at is not None and not _concerns(reading, self.at):
+            return None
+        if reading.mismatches:
+            return near_miss(self.rule, anchor, reading)
+        refusal = self._refusal(anchor, reading)
+        return NearMiss(self.rule, anchor, reading.held, reading.held, (refusal,))
+
+    def _refusal(self, anchor: fx.Node, reading: Reading) -> Mismatch:
+        reason = self.run.refused.get((self.rule.name, anchor)) or self._taken(reading)
+        names = {node.name: node for node in self._graph.nodes}
+        found = [names[n] for n in _NAMED.findall(reason) if n in names]
+        calls = {v: p for p, v in reading.env.items() if isinstance(p, fx.Node)}
+        inner = next((calls[n] for n in found if _is_call(calls.get(n))), None)
+        root = roots_of(self.rule.matcher_graph)[0]
+        span = callee_span(self.rule, inner or root)
+        nodes = tuple(dict.fromkeys(found)) or (anchor,)
+        return Mismatch("refused", reason, span, nodes, _advice(reason))
+
+    def _taken(self, reading: Reading) -> str:
+        """Why a place at which everything holds was not rewritten."""
+        if self.run.stopped is not None:
+            return f"the run was stopped before: {self.run.stopped}"
+        calls = (v for v in reading.env.values() if isinstance(v, fx.Node))
+        for call in calls:
+            if call in self.run.consumed:
+                return f"the rule `{self.run.consumed[call]}` rewrites '{call}' first"
+        return "it matches where the graph has been rewritten before"
+
+    def _dialects(self) -> Iterator[str]:
+        """Operators of the rule that the graph has only in other spellings."""
+        seen: dict[str, fx.Node] = {}
+        for node in self._graph.nodes:
+            seen.setdefault(f"{node.op} {node.target}", node)
+        operators = dict.fromkeys(call.target for call, _ in calls_of(self.rule))
+        for operator in operators:
+            if any(operator.covers(node) for node in seen.values()):
+                continue
+            related = [dialect(operator, node) for node in seen.values()]
+            for found in [d for d in related if d is not None][:2]:
+                yield f"{found.message}; {found.hint}"
+
+
+def _rank(miss: NearMiss) -> tuple[float, bool, fx.Node]:
+    """The nearest first; of equals, what is only spelled differently."""
+    return -miss.score, miss.first.kind != "dialect", miss.anchor
+
+
+def _concerns(reading: Reading, node: fx.Node) -> bool:
+    """Whether a node was read as a part of the rule, or is what is wrong."""
+    wrong = any(node in mismatch.nodes for mismatch in reading.mismatches)
+    return wrong or any(value is node for value in reading.env.values())
+
+
+def _is_call(pattern: object) -> bool:
+    return isinstance(pattern, fx.Node) and isinstance(pattern.target, OperatorPattern)
+
+
+def _advice(reason: str) -> str | None:
+    """What the author of a rule can do about a refusal."""
+    return next((advice for words, advice in _ADVICE if words in reason), None)
+
+
+_ADVICE: Final = (
+    ("is also read by", "`keep` allows other readers; the node then stays"),
+    ("may write what", "a functional graph has no writes: `run_decompositions({})`"),
+    ("the search took more than", "name what varies, so that fewer ways are tried"),
+    ("would become", "the right side must have the dtype and shape of the left"),
+    ("would be lost or repeated", "repeat the call once with `..`, or `erase` it"),
+)

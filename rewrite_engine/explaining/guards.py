@@ -1,0 +1,91 @@
+"""The guards of a rule, each with the values that it was asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+from rewrite_engine.explaining.explanation import Mismatch
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering.guards import Condition
+from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.scope import Scope, Unknown
+from rewrite_engine.matching.reference import Env, Reference
+from rewrite_engine.value_text import Symbols, dtype_text, literal_text
+
+
+def judge_guards(
+    rule: CompiledRule, reference: Reference, env: Env
+) -> tuple[int, list[Mismatch], int]:
+    """How many guards hold, what is wrong with those that do not, and how many cannot
+    be asked because a name was not reached.
+    """
+    scope = reference.scope(env)
+    reached = _reached(rule, env)
+    held, failed, skipped = 0, [], 0
+    for node in rule.matcher_graph.nodes:
+        if "guard" not in node.meta:
+            continue
+        guard: Condition = node.meta["guard"]
+        if not guard.reads <= reached:
+            skipped += 1
+            continue
+        reason = _reason(guard, scope)
+        if reason is None:
+            held += 1
+            reached |= guard.binds
+        else:
+            values = _nodes(guard, scope)
+            failed.append(Mismatch("guard", reason, node.meta["span"], values))
+    return held, failed, skipped
+
+
+def _reached(rule: CompiledRule, env: Env) -> set[str]:
+    """The names that stand for something, if only for what is absent."""
+    known = (n for n in rule.matcher_graph.nodes if n in env)
+    names = {name for node in known for name in node.meta.get("names", ())}
+    return names | set(rule.family_literals)
+
+
+def _reason(guard: Condition, scope: Scope) -> str | None:
+    """Why a guard does not hold, None if it does."""
+    try:
+        if guard.evaluate(scope):
+            return None
+    except Unknown as unknown:
+        return f"`{guard.text}` cannot be decided: {unknown}"
+    values = "; ".join(_values(guard, scope))
+    does_not_hold = f"`{guard.text}` does not hold" + (f": {values}" if values else "")
+    return f"{guard.reason}: {does_not_hold}" if guard.reason else does_not_hold
+
+
+def _values(guard: Condition, scope: Scope) -> Iterator[str]:
+    for name in sorted(guard.reads):
+        yield value_text(name, scope.value(name), scope.facts)
+
+
+def _nodes(guard: Condition, scope: Scope) -> tuple[fx.Node, ...]:
+    values = (scope.value(name) for name in sorted(guard.reads))
+    return tuple(value for value in values if isinstance(value, fx.Node))
+
+
+def value_text(name: str, value: Any, facts: GraphFacts) -> str:
+    """`x is %relu: f16[2, 8], cpu`, `$k is 2`, `b is absent`."""
+    if value is None:
+        return f"`{name}` is absent"
+    if not isinstance(value, fx.Node):
+        shown = literal_text(value, lambda node: f"%{node.name}", Symbols())
+        return f"`${name}` is {shown}"
+    return f"`{name}` is %{value.name}{_type_text(value, facts)}"
+
+
+def _type_text(node: fx.Node, facts: GraphFacts) -> str:
+    known = facts.type_of(node)
+    if known is None:
+        return ", whose type is not recorded"
+    sizes = ", ".join(map(str, known.shape))
+    device = "" if known.device.type == "cpu" else f" on {known.device}"
+    constant = " (constant)" if facts.constant(node) is not None else ""
+    return f": {dtype_text(known.dtype)}[{sizes}]{device}{constant}"

@@ -1,0 +1,172 @@
+"""The search for what a rule comes closest to at one node of a graph.
+
+It takes the steps of the reference matcher and, where one fails, goes on as if it had
+held. Of all ways to read the graph the one that leaves the fewest steps open is found
+first, because open ends are continued in the order of their cost.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any, Final
+
+import attrs
+from torch import fx
+
+from rewrite_engine.explaining.explanation import Mismatch, NearMiss
+from rewrite_engine.explaining.faults import Fault, FaultFinder, PlacedGoal, placed
+from rewrite_engine.explaining.guards import judge_guards
+from rewrite_engine.explaining.places import readers_above
+from rewrite_engine.explaining.steps import Place, counts
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.lowering.patterns import roots_of
+from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.matching.reference import ROW, Env, Reference
+from rewrite_engine.matching.structure import shared_node
+
+BUDGET: Final = 4_000
+"""Readings that are continued at one node before the best so far is taken."""
+
+FURTHER: Final = 32
+"""Nodes that are tried for a further root of a rule."""
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """One way to read the graph around a node; `goals` are still to be looked at."""
+
+    goals: tuple[PlacedGoal, ...]
+    env: Env
+    held: int = 0
+    cost: int = 0
+    mismatches: tuple[Mismatch, ...] = ()
+    roots: int = 0
+    """Roots of the rule that were begun."""
+    judged: bool = False
+    """Whether the guards were looked at."""
+
+
+def nearest(rule: CompiledRule, anchor: fx.Node, facts: GraphFacts) -> Reading:
+    """The reading at a node that leaves the fewest steps of the rule open.
+
+    It holds entirely if and only if the rule's left side matches there.
+    """
+    return _Search(rule, anchor, facts).run()
+
+
+def near_miss(rule: CompiledRule, anchor: fx.Node, reading: Reading) -> NearMiss:
+    steps = reading.held + reading.cost
+    return NearMiss(rule, anchor, reading.held, steps, reading.mismatches)
+
+
+@attrs.define(eq=False)
+class _Search:
+    rule: CompiledRule
+    anchor: fx.Node
+    facts: GraphFacts
+    reference: Reference = attrs.field(init=False)
+    finder: FaultFinder = attrs.field(init=False)
+    _ends: list[tuple[int, int, int, Reading]] = attrs.field(factory=list)
+    _numbers: Iterator[int] = attrs.field(factory=count)
+
+    def __attrs_post_init__(self) -> None:
+        self.reference = Reference(self.rule, self.facts)
+        self.finder = FaultFinder(self.rule, self.reference)
+
+    @property
+    def _roots(self) -> tuple[fx.Node, ...]:
+        return roots_of(self.rule.matcher_graph)
+
+    def run(self) -> Reading:
+        root = self._roots[0]
+        self._push(Reading(((root, self.anchor, Place(root)),), {}, roots=1))
+        best: Reading | None = None
+        for _ in range(BUDGET):
+            reading = heapq.heappop(self._ends)[-1]
+            if reading.judged:
+                return reading
+            if not reading.goals and reading.roots == len(self._roots):
+                self._push(self._judge(reading))
+                best = best or reading
+            elif reading.goals:
+                self._continue(reading)
+            else:
+                self._begin_root(reading)
+        # Too many ways: take one that is complete, or the furthest.
+        return self._judge(best or min(self._ends)[-1])
+
+    def _push(self, reading: Reading) -> None:
+        # Among equals the furthest first, so that what holds is read straight through.
+        entry = reading.cost, -reading.held, next(self._numbers), reading
+        heapq.heappush(self._ends, entry)
+
+    def _continue(self, reading: Reading) -> None:
+        (pattern, value, place), *rest = reading.goals
+        env = reading.env
+        ways = list(self.reference.ways(pattern, value, env))
+        for goals, known in ways:
+            more = _placed(pattern, value, goals, place)
+            held = reading.held + counts(pattern, env)
+            ahead = (*more, *rest)
+            self._push(attrs.evolve(reading, goals=ahead, env=known, held=held))
+        # A call that holds may still have to be read another way for the rest to hold.
+        if not ways or _is_call(pattern):
+            for fault in self.finder.faults(pattern, value, env, place):
+                self._push(_failed(reading, fault, rest))
+
+    def _begin_root(self, reading: Reading) -> None:
+        """Go on with a further root, at every call that reads what is known."""
+        root = self._roots[reading.roots]
+        reading = attrs.evolve(reading, roots=reading.roots + 1)
+        readers = _readers(root, reading.env)
+        for node in readers:
+            self._push(attrs.evolve(reading, goals=((root, node, Place(root)),)))
+        if not readers:
+            self._push(_failed(reading, self.finder.no_root(root, reading.env), []))
+
+    def _judge(self, reading: Reading) -> Reading:
+        held, failed, skipped = judge_guards(self.rule, self.reference, reading.env)
+        return attrs.evolve(
+            reading,
+            held=reading.held + held,
+            cost=reading.cost + len(failed) + skipped,
+            mismatches=(*reading.mismatches, *failed),
+            judged=True,
+        )
+
+
+def _failed(reading: Reading, fault: Fault, rest: list[PlacedGoal]) -> Reading:
+    return attrs.evolve(
+        reading,
+        goals=(*fault.goals, *rest),
+        env=fault.env,
+        held=reading.held + fault.held,
+        cost=reading.cost + fault.cost,
+        mismatches=(*reading.mismatches, *fault.mismatches),
+    )
+
+
+def _is_call(pattern: Any) -> bool:
+    return isinstance(pattern, fx.Node) and isinstance(pattern.target, OperatorPattern)
+
+
+def _placed(
+    pattern: Any, value: Any, goals: list[Any], place: Place
+) -> list[PlacedGoal]:
+    """The goals that one step leaves, with where they stand."""
+    if goals and _is_call(pattern):
+        return placed(pattern, value, goals)
+    return [(p, v, place) for p, v in goals]
+
+
+def _readers(root: fx.Node, env: Env) -> list[fx.Node]:
+    """The nodes that may be a further root: they read what the pattern shares."""
+    known = {p for p, v in env.items() if isinstance(v, fx.Node)}
+    found = shared_node(root, known - {ROW})
+    if found is None:
+        return []
+    shared, depth = found
+    return list(islice(readers_above(env[shared], depth), FURTHER))

@@ -1,0 +1,113 @@
+"""Explanations as text: each miss as the rule, the graph and the model have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from torch import fx
+
+from rewrite_engine.errors import excerpt, place
+from rewrite_engine.explaining.explanation import (
+    Explanation,
+    Mismatch,
+    NearMiss,
+    RuleExplanation,
+)
+from rewrite_engine.graph_text import line_writer
+from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.model_source import model_source
+
+NEAR: Final = 0.5
+"""The share of a rule's steps that hold where a place is worth showing."""
+
+_NODES: Final = 3
+_FURTHER: Final = 3
+_INDENT: Final = " " * 9
+
+NodeText = Callable[[fx.Node], str]
+
+
+def explanation_text(explanation: Explanation, most: int = 3) -> str:
+    """All of an explanation; of each rule, the `most` nearest misses."""
+    node_text = line_writer(explanation.model)
+    parts = [_rule_text(rule, node_text, most) for rule in explanation.rules]
+    if explanation.stopped is not None:
+        parts.append(f"apply would stop and change nothing: {explanation.stopped}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _rule_text(rule: RuleExplanation, node_text: NodeText, most: int) -> str:
+    shown = worth_showing(rule.near_misses, most)
+    parts = [_heading(rule, len(shown))]
+    parts += [f"  note   {note}" for note in rule.notes]
+    parts += ["\n" + miss_text(miss, node_text) for miss in shown]
+    return "\n".join(parts)
+
+
+def worth_showing(misses: tuple[NearMiss, ...], most: int) -> list[NearMiss]:
+    """The nearest, if they hold for the better part; at least one."""
+    near = [miss for miss in misses if miss.score >= NEAR]
+    return (near or list(misses[:1]))[:most]
+
+
+def _heading(rule: RuleExplanation, shown: int) -> str:
+    places = len(rule.matches)
+    applied = f"rewrites {places} place{'s' * (places != 1)}" if places else ""
+    if not applied:
+        applied = "rewrites nothing"
+    if places and places <= _NODES:
+        applied += f" ({', '.join(f'%{node.name}' for node in rule.matches)})"
+    misses = len(rule.near_misses)
+    if not misses:
+        rest = "no other place comes near"
+    elif shown < misses:
+        rest = f"the nearest {shown} of {misses} other places:"
+    else:
+        rest = f"{misses} other place{'s' * (misses != 1)}:"
+    return f"{rule.rule.name}  {rule.rule.place}\n  {applied}; {rest}"
+
+
+def miss_text(miss: NearMiss, node_text: NodeText) -> str:
+    """One near miss: what failed first shown three ways, the rest in a line each."""
+    if miss.refused:
+        head = f"refused at %{miss.anchor.name}: all {miss.steps} steps hold, but"
+    else:
+        steps = f"{miss.held} of {miss.steps} steps hold"
+        head = f"near miss at %{miss.anchor.name}: {steps}"
+    lines = [head, *_mismatch_lines(miss, node_text)]
+    further = miss.mismatches[1:]
+    lines += [f"  then   {other.message}" for other in further[:_FURTHER]]
+    if len(further) > _FURTHER:
+        lines.append(f"  then   {len(further) - _FURTHER} more")
+    return "\n".join(lines)
+
+
+def _mismatch_lines(miss: NearMiss, node_text: NodeText) -> Iterator[str]:
+    rule, mismatch = miss.rule, miss.first
+    yield f"  {mismatch.message}"
+    yield ""
+    yield f"  rule   {place(rule.source, mismatch.span)}"
+    yield from (_INDENT + line for line in _rule_lines(rule, mismatch))
+    last: list[str] = []
+    for node in (mismatch.nodes or (miss.anchor,))[:_NODES]:
+        yield f"  graph  {node_text(node)}"
+        lines = list(_model_lines(node))
+        yield from lines if lines != last else ()
+        last = lines
+    if mismatch.hint is not None:
+        yield f"  hint   {mismatch.hint}"
+
+
+def _rule_lines(rule: CompiledRule, mismatch: Mismatch) -> list[str]:
+    return excerpt(rule.source, mismatch.span).splitlines()[1:]
+
+
+def _model_lines(node: fx.Node) -> Iterator[str]:
+    source = model_source(node)
+    if not source:
+        return
+    where = ", in ".join(filter(None, [source.place, source.owner]))
+    yield f"  model  {where}"
+    if source.text:
+        yield f"{_INDENT}{source.text}"

@@ -1,0 +1,203 @@
+"""What an explanation says about refusals, dialects, other rules and single nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from rewrite_engine import GraphError, engine, loads
+from rewrite_engine.graph_text import graph_text
+
+aten = torch.ops.aten
+
+
+def graph_of(body: Callable[..., Any], inputs: int = 3) -> fx.GraphModule:
+    """A graph whose calls are those that `body` makes through its first argument."""
+    graph = fx.Graph()
+    values = [graph.placeholder(f"x{i}") for i in range(inputs)]
+    graph.output(body(graph.call_function, *values))
+    return fx.GraphModule(nn.Module(), graph)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("total", torch.zeros(2, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.fc(x))
+        return y + self.fc(y).tanh() * 2.0
+
+
+def exported() -> torch.export.ExportedProgram:
+    return torch.export.export(Model(), (torch.randn(2, 4),))
+
+
+SCALED = loads("rule scaled { z = mul(tanh(x), 3.0) => z' = tanh(x) }", "scaled.rules")
+
+
+def test_a_miss_is_shown_three_ways() -> None:
+    (miss,) = engine.explain(exported(), SCALED).near_misses
+    assert (miss.held, miss.steps, miss.first.kind) == (2, 3, "literal")
+    assert [node.name for node in miss.first.nodes] == ["mul"]
+    text = str(engine.explain(exported(), SCALED))
+    assert "  `3.0` is expected, `other` of `%mul` is `2.0`\n" in text
+    assert "rule   scaled.rules:1:32\n" in text
+    line = "         1 | rule scaled { z = mul(tanh(x), 3.0) => z' = tanh(x) }\n"
+    assert f"{line}           | {'^^^':>34}\n" in text
+    assert "graph  %mul: f32[2, 4] = aten.mul.Tensor(%tanh, 2.0)\n" in text
+    assert "return y + self.fc(y).tanh() * 2.0\n" in text
+
+
+def test_nothing_is_changed() -> None:
+    program = exported()
+    before, code = graph_text(program), program.graph_module.code
+    engine.explain(program, loads("rule r { z = tanh(x) => z' = sigmoid(x) }"))
+    engine.explain(program, SCALED)
+    assert graph_text(program) == before
+    assert program.graph_module.code == code
+    program.validate()
+
+
+def test_an_outside_reader_is_named_with_the_call_that_it_reads() -> None:
+    rules = loads("rule r { z = relu(linear(x, w, b)) => z' = linear(x, w, b) }")
+    gm = graph_of(
+        lambda f, x, w, b: f(
+            aten.add.Tensor,
+            (
+                f(aten.relu.default, (y := f(aten.linear.default, (x, w, b)),)),
+                y,
+            ),
+        )
+    )
+    miss = engine.explain(gm, rules).near_misses[0]
+    assert miss.refused
+    assert miss.first.message == "'linear_default' is also read by 'add_tensor'"
+    assert [n.name for n in miss.first.nodes] == ["linear_default", "add_tensor"]
+    (rule,) = rules
+    span = miss.first.span
+    assert rule.source.text[span.start : span.end] == "linear"
+    assert "keep" in (miss.first.hint or "")
+
+
+def test_a_result_of_another_type_is_refused() -> None:
+    rules = loads("rule r { z = flatten(x, 1) => z' = relu(x) }")
+    program = torch.export.export(nn.Flatten(), (torch.randn(2, 3, 4),))
+    assert program.graph.find_nodes(op="call_function", target=aten.flatten.using_ints)
+    (miss,) = engine.explain(program, rules).near_misses
+    assert miss.refused
+    assert "shape [2, 12] would become [2, 3, 4]" in miss.first.message
+
+
+def test_what_another_rule_takes_first_is_said() -> None:
+    rules = loads(
+        """
+        rule large { z = relu(tanh(relu(x))) => z' = sigmoid(x) }
+        rule small { z = tanh(relu(x)) => z' = exp(x) }
+        """
+    )
+    gm = graph_of(
+        lambda f, x, *_: f(
+            aten.relu.default,
+            (f(aten.tanh.default, (f(aten.relu.default, (x,)),)),),
+        )
+    )
+    large, small = engine.explain(gm, rules).rules
+    assert [node.name for node in small.matches] == ["tanh_default"]
+    (miss,) = (miss for miss in large.near_misses if miss.refused)
+    assert miss.first.message == "the rule `small` rewrites 'tanh_default' first"
+
+
+def test_rules_that_never_end_are_said_to() -> None:
+    rules = loads("rule grow { z = neg(x) => z' = neg(neg(neg(x))) }")
+    gm = graph_of(lambda f, x, *_: f(aten.neg.default, (x,)))
+    before = copy.deepcopy(gm)
+    explanation = engine.explain(gm, rules)
+    assert explanation.stopped is not None
+    assert "may match what it builds" in str(explanation)
+    assert graph_text(gm) == graph_text(before)
+
+
+DIALECTS = {
+    "spelling": ("op mycat = torch.cat", "mycat([x, y], 0)", aten.cat.default),
+    "overload": ("op plus = aten.add.Tensor", "plus(x, 1)", aten.add.Scalar),
+    "decomposed": ("op fc = aten.linear.default", "fc(x, y, z)", aten.addmm.default),
+}
+
+
+@pytest.mark.parametrize("relation", DIALECTS)
+def test_another_dialect_is_named_as_such(relation: str) -> None:
+    op, pattern, target = DIALECTS[relation]
+    rules = loads(f"{op}\nrule r {{ o = relu({pattern}) => o' = relu(x) }}")
+    arguments = {
+        "spelling": lambda x, y, z: ([x, y],),
+        "overload": lambda x, y, z: (x, 1),
+        "decomposed": lambda x, y, z: (z, x, y),
+    }[relation]
+    gm = graph_of(lambda f, *v: f(aten.relu.default, (f(target, arguments(*v)),)))
+    (explained,) = engine.explain(gm, rules).rules
+    miss = explained.near_misses[0]
+    assert miss.first.kind == "dialect"
+    assert f"`{target}`" in miss.first.message
+    assert any(f"`{target}`" in note for note in explained.notes)
+    assert miss.first.hint
+
+
+def test_a_module_where_the_rule_has_functions() -> None:
+    gm = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    rules = loads("rule r { z = relu(linear(x, w, b)) => z' = linear(x, w, b) }")
+    (explained,) = engine.explain(gm, rules).rules
+    assert [note.partition(",")[0] for note in explained.notes] == [
+        "your graph calls the module nn.ReLU '1'",
+        "your graph calls the module nn.Linear '0'",
+    ]
+    assert explained.near_misses[0].first.kind == "dialect"
+    assert "torch.export.export" in (explained.near_misses[0].first.hint or "")
+
+
+def test_a_second_root_that_is_not_there() -> None:
+    rules = loads("rule r { a = relu(x)  b = tanh(x) => a' = sigmoid(x)  b' = exp(x) }")
+    gm = graph_of(lambda f, x, *_: f(aten.relu.default, (x,)))
+    (miss,) = engine.explain(gm, rules).near_misses
+    assert miss.first.kind in ("missing", "operator")
+    assert "tanh" in rules["r"].source.text[slice(*_ends(miss.first.span))]
+
+
+def _ends(span: Any) -> tuple[int, int]:
+    return span.start, span.end
+
+
+def test_one_rule_is_explained_on_request() -> None:
+    rules = loads(
+        """
+        rule a { z = relu(relu(x)) => z' = relu(x) }
+        rule b { z = tanh(tanh(x)) => z' = tanh(x) }
+        """
+    )
+    explanation = engine.explain(exported(), rules, rule="b")
+    assert [rule.rule.name for rule in explanation.rules] == ["b"]
+    with pytest.raises(KeyError):
+        engine.explain(exported(), rules, rule="c")
+
+
+def test_a_node_that_is_not_there() -> None:
+    with pytest.raises(GraphError, match="did you mean `tanh`"):
+        engine.explain(exported(), SCALED, node="tanhh")
+
+
+def test_a_large_graph_is_explained_in_bounded_steps() -> None:
+    def body(f: Any, x: fx.Node, *_: fx.Node) -> fx.Node:
+        for _ in range(3000):
+            x = f(aten.mul.Tensor, (f(aten.tanh.default, (x,)), 2.0))
+        return x
+
+    gm = graph_of(body)
+    explanation = engine.explain(gm, SCALED)
+    assert explanation.near_misses[0].first.kind == "literal"
+    assert len(explanation.near_misses) <= 64
