@@ -35,15 +35,17 @@ class GraphFacts:
     """A read-only view of one graph and of the state it refers to.
 
     `lifted` gives the tensors of placeholders that stand for parameters, buffers and
-    constants (the graph of an ExportedProgram); `staged` the constants that rewrites
-    have made and that the module does not hold yet; `mutated` the lifted ones that
-    every run writes back, which are no constants.
+    constants (the graph of an ExportedProgram), and `names` what the program calls
+    these; `staged` the constants that rewrites have made and that the module does not
+    hold yet; `mutated` the lifted ones that every run writes back, which are no
+    constants.
     """
 
     module: fx.GraphModule
     lifted: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
     staged: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
     mutated: frozenset[str] = frozenset()
+    names: Mapping[str, str] = attrs.field(factory=dict)
 
     def constant(self, node: fx.Node) -> torch.Tensor | None:
         """The tensor that a node stands for, if it is module state."""
@@ -63,6 +65,27 @@ class GraphFacts:
         """The type of a node's value, None if nothing is known or it is no tensor."""
         value = recorded(node)
         return type_of(self.constant(node) if value is UNKNOWN else value)
+
+    # --- module state by name ---
+
+    def state_name(self, node: fx.Node) -> str | None:
+        """The qualified name of the parameter or buffer that a node reads, if any."""
+        if node.op == "get_attr":
+            return str(node.target)
+        return self.names.get(node.name) if node.op == "placeholder" else None
+
+    def has_state(self, name: str) -> bool:
+        """Whether the model holds a parameter or buffer of a qualified name."""
+        if name in self.names.values():
+            return True
+        return isinstance(attribute(self.module, name), torch.Tensor)
+
+    def state_nodes(self, name: str) -> list[fx.Node]:
+        """The nodes that read the parameter or buffer of a qualified name."""
+        if not self.names:
+            return list(self.module.graph.find_nodes(op="get_attr", target=name))
+        lifted = self.module.graph.find_nodes(op="placeholder")
+        return [node for node in lifted if self.names.get(node.name) == name]
 
 
 def value_readers(node: fx.Node) -> list[fx.Node]:

@@ -9,6 +9,7 @@ from functools import cached_property
 import attrs
 from torch import fx
 
+from rewrite_engine import torch_ops
 from rewrite_engine.dsl.checked import RuleFile, Test
 from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.result_types import check_result_types
@@ -18,6 +19,21 @@ from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.matching.program import Program
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result, run
+
+
+@attrs.frozen(eq=False, slots=False)
+class _Compiled:
+    """The rules of a file for the operators that are registered with torch."""
+
+    rules: tuple[CompiledRule, ...]
+
+    @staticmethod
+    def of(file: RuleFile) -> _Compiled:
+        return _Compiled(tuple(map(compile_rule, file.rules)))
+
+    @cached_property
+    def program(self) -> Program:
+        return build_program(self.rules)
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -31,9 +47,24 @@ class RuleSet:
     name: str
     file: RuleFile = attrs.field(repr=False)
 
-    @cached_property
+    _compiled: dict[frozenset[str], _Compiled] = attrs.field(
+        factory=dict, init=False, repr=False
+    )
+    """By the libraries whose operators were not there yet."""
+
+    @property
     def rules(self) -> tuple[CompiledRule, ...]:
-        return tuple(compile_rule(rule) for rule in self.file.rules)
+        return self._now.rules
+
+    @property
+    def program(self) -> Program:
+        return self._now.program
+
+    @property
+    def _now(self) -> _Compiled:
+        missing = torch_ops.missing_libraries()
+        found = self._compiled.get(missing)
+        return found or self._compiled.setdefault(missing, _Compiled.of(self.file))
 
     def check(self) -> None:
         """Compile the rules and check what only torch can tell.
@@ -44,10 +75,6 @@ class RuleSet:
         found = [d for rule, made in pairs for d in check_result_types(rule, made)]
         if found:
             raise RuleError(found)
-
-    @cached_property
-    def program(self) -> Program:
-        return build_program(self.rules)
 
     @property
     def tests(self) -> tuple[Test, ...]:

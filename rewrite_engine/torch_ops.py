@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import operator
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ _REGISTERED_BY: Final = {
     "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
     "torchao": "torchao.quantization.quant_primitives",
 }
+# Of other packages, which need not be installed and are slow to import.
+_OPTIONAL: Final = frozenset({"torchao"})
 # Of two names of one function, the earlier module's is preferred.
 _MODULES: Final[Mapping[str, Any]] = {
     "torch": torch,
@@ -64,6 +67,11 @@ def resolve(signature: Signature) -> tuple[str, Any]:
         return "call_method", name
     op = "call_module" if signature.kind == "module" else "call_function"
     return op, getattr(_MODULES[namespace], name)
+
+
+def missing_libraries() -> frozenset[str]:
+    """Namespaces whose operators no graph can hold: nothing has imported them yet."""
+    return frozenset(n for n in _OPTIONAL if _REGISTERED_BY[n] not in sys.modules)
 
 
 def signatures_of(target: object) -> tuple[Signature, ...]:

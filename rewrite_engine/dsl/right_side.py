@@ -143,9 +143,9 @@ class Statements:
         )
 
     def report_unused(self) -> None:
-        """Warn of names that nothing reads."""
+        """Warn of names that nothing reads; `_name` says that this is meant."""
         for name, span in self._made.items():
-            if name not in self.right.env.read:
+            if name not in self.right.env.read and not name.startswith("_"):
                 hint = "what a rule matched is replaced by `name' = …`"
                 self._report("W201", f"`{name}` is never used", span, (), hint)
 

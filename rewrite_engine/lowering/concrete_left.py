@@ -15,9 +15,7 @@ from rewrite_engine.lowering.guards import present
 from rewrite_engine.lowering.operators import OperatorPattern, Spelling
 from rewrite_engine.lowering.patterns import (
     Way,
-    below,
     guards_of,
-    optional_below,
     roots_of,
     ways_of,
 )
@@ -65,13 +63,9 @@ class ConcreteLeft:
             if isinstance(node.target, OperatorPattern) and node.target.is_slot:
                 literals = node.target.literals[self.row]
         for node in self.matcher.nodes:
-            if node.op != "placeholder":
-                continue
-            if node.target in literals:
+            if node.op == "placeholder" and node.target in literals:
                 self.values[node] = literals[str(node.target)]
-            elif node.meta["optional"] and self.choices.choose(2):
-                self.values[node] = None
-            else:
+            elif node.op == "placeholder" and not node.meta["optional"]:
                 self.values[node] = self._placeholder(str(node.target))
 
     def _placeholder(self, name: str) -> fx.Node:
@@ -99,6 +93,8 @@ class ConcreteLeft:
                 self.named_calls[name] = value
 
     def _build(self, pattern: fx.Node) -> Any:
+        if pattern.op == "placeholder":
+            return self._placeholder(str(pattern.target))
         match pattern.target:
             case OperatorPattern():
                 return self._call(pattern)
@@ -114,24 +110,27 @@ class ConcreteLeft:
 
     def _maybe(self, pattern: fx.Node) -> Any:
         absent, inner = ways_of(pattern)
-        if absent.absent:
-            missing = all(self.values[node] is None for node in absent.absent)
-        else:
-            missing = bool(self.choices.choose(2))
-        return None if missing else self._only(inner)
+        known = [self.values[n] for n in absent.absent if n in self.values]
+        missing = known[0] is None if known else bool(self.choices.choose(2))
+        return self._only(absent) if missing else self._only(inner)
 
     def _only(self, way: Way) -> Any:
-        """The value of one way; names that it leaves out must be absent, others not."""
-        if any(self.values[node] is not None for node in way.absent):
-            raise Contradiction
-        if isinstance(way.pattern, fx.Node) and way.pattern.op != "placeholder":
-            needed = set(optional_below(way.pattern)) - _guarded(way.pattern)
-            if any(self.values[node] is None for node in needed):
+        """The value of one way; the optional names that it leaves out are absent."""
+        for node in way.absent:
+            if self.values.setdefault(node, None) is not None:
                 raise Contradiction
-        return self.value(way.pattern)
+        return None if way.pattern is None else self._present(way.pattern)
+
+    def _present(self, pattern: Any) -> Any:
+        value = self.value(pattern)
+        if value is None and isinstance(pattern, fx.Node):
+            raise Contradiction
+        return value
 
     def _call(self, pattern: fx.Node) -> fx.Node:
         operator: OperatorPattern = pattern.target
+        if not operator.spellings:
+            raise Contradiction  # of a library that is not imported
         spelling = self.slot if operator.is_slot else operator.spellings[0]
         assert spelling is not None
         given = {}
@@ -190,13 +189,6 @@ _OMITTED: Any = object()
 def _position(spelling: Spelling, name: str) -> int:
     positional = [p.name for p in spelling.signature.parameters if not p.keyword_only]
     return positional.index(name)
-
-
-def _guarded(pattern: fx.Node) -> set[fx.Node]:
-    """Optional names of a pattern that stand in options of their own."""
-    options = (markers.maybe, markers.either, markers.skippable)
-    nested = [n for n in below(pattern) if n.target in options]
-    return {name for option in nested for name in optional_below(option)}
 
 
 @attrs.frozen(eq=False)

@@ -58,6 +58,16 @@ def _readers(scope: Scope, value: Any) -> int:
     return len(value_readers(value))
 
 
+def _sibling_readers(scope: Scope, value: Any, name: str) -> int:
+    own = scope.facts.state_name(value) if isinstance(value, fx.Node) else None
+    if own is None:
+        raise Unknown("only a parameter or buffer has siblings")
+    sibling = ".".join([*own.split(".")[:-1], name])
+    if not scope.facts.has_state(sibling):
+        raise Unknown(f"there is no '{sibling}'")
+    return sum(len(value_readers(n)) for n in scope.facts.state_nodes(sibling))
+
+
 def _distinct(scope: Scope, *values: Any) -> bool:
     return len({id(value) for value in values}) == len(values)
 
@@ -81,6 +91,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "device": lambda scope, value: tensor_type_of(scope, value).device,
     "is_contiguous": _is_contiguous,
     "uses": _readers,
+    "sibling_uses": _sibling_readers,
     "distinct": _distinct,
     "along": lambda scope, n, axis, rank: along(n, axis, rank),
     "min": lambda scope, *values: _extreme(values, min, torch.sym_min),

@@ -183,12 +183,18 @@ class OperatorPattern:
         return any(s.key == spelling.key for s in self.spellings)
 
 
-def operator_pattern(operator: checked.Operator) -> OperatorPattern:
+def operator_pattern(
+    operator: checked.Operator, *, builds: bool = True
+) -> OperatorPattern:
     """The pattern of a plain operator.
+
+    One that only matches (`builds` is False) leaves out the spellings of a library
+    that is not imported, and so are in no graph.
 
     Raises: LookupError if an operator's library is not installed.
     """
-    spellings = tuple(_spellings(operator, row=0))
+    left_out = frozenset[str]() if builds else torch_ops.missing_libraries()
+    spellings = tuple(_spellings(operator, row=0, left_out=left_out))
     conditions = (_condition(operator),)
     return OperatorPattern(
         operator.name, (operator,), ({},), False, spellings, conditions
@@ -223,9 +229,13 @@ def _condition(
     return commutes
 
 
-def _spellings(operator: checked.Operator, row: int) -> Iterator[Spelling]:
+def _spellings(
+    operator: checked.Operator, row: int, left_out: frozenset[str] = frozenset()
+) -> Iterator[Spelling]:
     canonical = operator.spellings[0]
     for signature in operator.spellings:
+        if signature.path.partition(".")[0] in left_out:
+            continue
         op, target = torch_ops.resolve(signature)
         names = dict(_align(canonical, signature))
         yield Spelling(op, target, signature, canonical, names, row)

@@ -126,7 +126,7 @@ class _ReplacementBuilder:
         return node
 
     def _call(self, build: checked.Build) -> fx.Node:
-        operator = self.operators.pattern(build.operator)
+        operator = self.operators.pattern(build.operator, builds=True)
         keyed = {a.key: self.value(a.value) for a in build.arguments}
         args = [keyed[key] for key in sorted(k for k in keyed if isinstance(k, int))]
         kwargs = {key: value for key, value in keyed.items() if isinstance(key, str)}

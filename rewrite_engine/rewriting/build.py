@@ -78,15 +78,16 @@ class _Builder:
     def run(self) -> Built:
         graph = self.match.rule.replacement_graph
         statements = [node for node in graph.nodes if "statement" in node.meta]
-        names = {}
         for node in statements:
-            value = self.node_for(node)
-            names.update(dict.fromkeys(node.meta["names"], value))
-            # Later conditions and literals may ask about it.
-            self.scope.names.update(names)
+            # Later conditions and literals may ask about it. A constant is stored when
+            # the graph first reads it, and a `value` never is.
+            self.scope.names.update(dict.fromkeys(node.meta["names"], self.value(node)))
         replaced = {}
         for name, pattern in graph.output_node().args[0].items():
             replaced[self._matched(name)] = self.node_for(pattern)
+        names = {
+            n: self._built[node] for node in statements for n in node.meta["names"]
+        }
         created, folded = tuple(self.created), tuple(self.folded)
         return Built(created, replaced, self.copies, names, folded)
 
@@ -128,14 +129,16 @@ class _Builder:
         if pattern.target is markers.computed:
             return _literal(pattern.meta["compute"](self.scope))
         if pattern.target is markers.choose:
-            _, then, otherwise = pattern.args
-            chosen = present(pattern.meta["compute"](self.scope))
-            return self.value(then if chosen else otherwise)
+            return self.value(self._chosen(pattern))
         if pattern.target is markers.reemit:
             return self._reemit(pattern)
         if isinstance(pattern.target, OperatorPattern):
             return self._call(pattern)
         return self._constant(pattern)
+
+    def _chosen(self, pattern: fx.Node) -> Any:
+        _, then, otherwise = pattern.args
+        return then if present(pattern.meta["compute"](self.scope)) else otherwise
 
     # --- calls ---
 
@@ -225,9 +228,7 @@ class _Builder:
         if pattern in self._built and isinstance(self._built[pattern], Constant):
             return self._built[pattern]
         if pattern.target is markers.choose:
-            _, then, otherwise = pattern.args
-            chosen = present(pattern.meta["compute"](self.scope))
-            return self._folded(then if chosen else otherwise)
+            return self._folded(self._chosen(pattern))
         if isinstance(pattern.target, OperatorPattern):
             return self._folded_call(pattern)
         value = self.value(pattern)
@@ -245,12 +246,14 @@ class _Builder:
 
     def _stored(self, pattern: fx.Node, constant: Constant) -> fx.Node:
         """The node of a constant, made when something in the graph first reads it."""
-        name = pattern.meta["names"][0]
-        tensor = constant.rounded()
+        source = self._source(pattern)
+        held = None if source is None else self.state.facts.constant(source)
+        tensor = constant.rounded(like=held)
         if pattern.target is markers.param:
-            trains = self._trains(pattern) and _has_gradients(tensor)
+            trains = held is not None and held.requires_grad and _has_gradients(tensor)
             tensor = torch.nn.Parameter(tensor, requires_grad=trains)
-        target = constant_name(self._source_name(pattern), name)
+        stem = self.match.rule.name if source is None else str(source.target)
+        target = constant_name(stem, pattern.meta["names"][0])
         node = self.state.add(self.transaction, self.before, target, tensor)
         self.created.append(node)
         if node.op == "placeholder":
@@ -259,25 +262,24 @@ class _Builder:
         self._built[pattern] = node
         return node
 
-    def _sources(self, pattern: fx.Node) -> list[fx.Node]:
-        """The constants of the graph that a folded expression reads."""
-        found, todo = [], list(pattern.all_input_nodes)
+    def _source(self, pattern: Any) -> fx.Node | None:
+        """The first constant of the graph that a folded expression reads: the folded
+        one takes its name and layout from it, and trains if it does.
+        """
+        todo = [pattern]
         while todo:
-            node = todo.pop(0)
-            todo.extend(node.all_input_nodes)
-            if node.op == "placeholder":
-                value = self.scope.value(str(node.target))
+            item = todo.pop()
+            if isinstance(item, (list, tuple)):
+                todo.extend(reversed(item))
+            elif isinstance(item, fx.Node) and item.op == "placeholder":
+                value = self.scope.value(str(item.target))
                 if isinstance(value, fx.Node):
-                    found.append(value)
-        return found
-
-    def _trains(self, pattern: fx.Node) -> bool:
-        tensors = map(self.state.facts.constant, self._sources(pattern))
-        return any(t is not None and t.requires_grad for t in tensors)
-
-    def _source_name(self, pattern: fx.Node) -> str:
-        sources = self._sources(pattern)
-        return str(sources[0].target) if sources else self.match.rule.name
+                    return value
+            elif isinstance(item, fx.Node) and item.target is markers.choose:
+                todo.append(self._chosen(item))
+            elif isinstance(item, fx.Node) and item.target is not markers.computed:
+                todo.extend(reversed([*item.args, *item.kwargs.values()]))
+        return None
 
 
 def _has_gradients(tensor: torch.Tensor) -> bool:

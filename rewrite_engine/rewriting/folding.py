@@ -29,9 +29,13 @@ class Constant:
         wide = tensor.double() if tensor.is_floating_point() else tensor
         return Constant(wide, tensor.dtype)
 
-    def rounded(self) -> torch.Tensor:
+    def rounded(self, like: torch.Tensor | None = None) -> torch.Tensor:
+        """The value in its dtype, in the memory format of a tensor of equal shape."""
         # A copy: a new constant shares no memory with those it was made from.
-        return self.exact.to(self.dtype, copy=True)
+        rounded = self.exact.to(self.dtype, copy=True)
+        if like is None or like.shape != rounded.shape:
+            return rounded
+        return torch.empty_like(like, dtype=self.dtype).copy_(rounded)
 
 
 def fold(

@@ -104,8 +104,9 @@ class ProgramState:
     @staticmethod
     def of(program: ExportedProgram) -> ProgramState:
         staged: dict[str, torch.Tensor] = {}
-        lifted = lifted_tensors(program)
-        facts = GraphFacts(program.graph_module, lifted, staged, _mutated(program))
+        lifted, names = lifted_tensors(program), _names(program)
+        mutated = _mutated(program)
+        facts = GraphFacts(program.graph_module, lifted, staged, mutated, names)
         return ProgramState(facts, program, staged)
 
     def add(
@@ -180,6 +181,12 @@ def _mutated(program: ExportedProgram) -> frozenset[str]:
         for s in signature.input_specs
         if s.target is not None and s.target in written
     )
+
+
+def _names(program: ExportedProgram) -> dict[str, str]:
+    """The qualified names of the state that placeholders stand for, by node name."""
+    specs = program.graph_signature.input_specs
+    return {s.arg.name: s.target for s in specs if s.target is not None}
 
 
 def lifted_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
