@@ -14,7 +14,7 @@ import inspect
 import json
 import operator
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,86 @@ CONVERSIONS = (
 )
 # fmt: on
 
+# Module classes that compute one function of their input, their tensors and their
+# settings, which they keep under the names of its parameters.
+MODULE_FUNCTIONS = {
+    **{
+        f"{kind}{n}d": f"F.{function}{n}d"
+        for n in (1, 2, 3)
+        for kind, function in (
+            ("AdaptiveAvgPool", "adaptive_avg_pool"),
+            ("AdaptiveMaxPool", "adaptive_max_pool"),
+            ("AvgPool", "avg_pool"),
+            ("Conv", "conv"),
+            ("ConvTranspose", "conv_transpose"),
+            ("Dropout", "dropout"),
+            ("MaxPool", "max_pool"),
+        )
+    },
+    **{f"BatchNorm{n}d": "F.batch_norm" for n in (1, 2, 3)},
+    **{
+        kind: f"F.{function}"
+        for kind, function in (
+            ("Bilinear", "bilinear"),
+            ("CELU", "celu"),
+            ("Dropout", "dropout"),
+            ("ELU", "elu"),
+            ("Embedding", "embedding"),
+            ("GELU", "gelu"),
+            ("GLU", "glu"),
+            ("GroupNorm", "group_norm"),
+            ("Hardshrink", "hardshrink"),
+            ("Hardsigmoid", "hardsigmoid"),
+            ("Hardswish", "hardswish"),
+            ("Hardtanh", "hardtanh"),
+            ("LayerNorm", "layer_norm"),
+            ("LeakyReLU", "leaky_relu"),
+            ("Linear", "linear"),
+            ("LogSigmoid", "logsigmoid"),
+            ("LogSoftmax", "log_softmax"),
+            ("Mish", "mish"),
+            ("PReLU", "prelu"),
+            ("PixelShuffle", "pixel_shuffle"),
+            ("PixelUnshuffle", "pixel_unshuffle"),
+            ("RMSNorm", "rms_norm"),
+            ("ReLU", "relu"),
+            ("ReLU6", "relu6"),
+            ("SELU", "selu"),
+            ("SiLU", "silu"),
+            ("Softmax", "softmax"),
+            ("Softmin", "softmin"),
+            ("Softplus", "softplus"),
+            ("Softshrink", "softshrink"),
+            ("Softsign", "softsign"),
+            ("Tanhshrink", "tanhshrink"),
+            ("Threshold", "threshold"),
+        )
+    },
+    "Flatten": "torch.flatten",
+    "Sigmoid": "torch.sigmoid",
+    "Tanh": "torch.tanh",
+}
+# Sequences that quantization fuses into one module, by the functions of their parts.
+FUSED = {
+    "LinearReLU": ("F.linear", "F.relu"),
+    "ConvReLU1d": ("F.conv1d", "F.relu"),
+    "ConvReLU2d": ("F.conv2d", "F.relu"),
+    "ConvReLU3d": ("F.conv3d", "F.relu"),
+}
+# Modules that watch a value, and the state that they keep.
+OBSERVERS = {
+    "HistogramObserver": ("min_val", "max_val"),
+    "MinMaxObserver": ("min_val", "max_val"),
+    "MovingAverageMinMaxObserver": ("min_val", "max_val"),
+    "MovingAveragePerChannelMinMaxObserver": ("min_val", "max_val"),
+    "PerChannelMinMaxObserver": ("min_val", "max_val"),
+    "PlaceholderObserver": (),
+    "FakeQuantize": ("min_val", "max_val", "scale", "zero_point"),
+    "FusedMovingAvgObsFakeQuantize": ("min_val", "max_val", "scale", "zero_point"),
+    "_InputEqualizationObserver": ("min_val", "max_val", "equalization_scale"),
+    "_WeightEqualizationObserver": ("min_val", "max_val", "equalization_scale"),
+}
+
 TYPES: dict[Any, str] = {
     torch.Tensor: "Tensor",
     torch.dtype: "ScalarType",
@@ -114,15 +194,25 @@ def torchao_lines() -> Iterator[str]:
 
 def function_lines(prefix: str, namespace: Any) -> Iterator[str]:
     """Public functions on tensors: by schema if built in, else as Python has them."""
-    overridable = get_testing_overrides()
     for name in dir(namespace):
-        function = getattr(namespace, name)
-        if name.startswith("_") or name in EXCLUDED or not callable(function):
-            continue
-        if not inspect.isfunction(function):
-            yield from _builtin_lines(f"{prefix}.{name}", function)
-        elif function in overridable or function.__module__ == "torch.nn.functional":
-            yield from _python_lines(f"{prefix}.{name}", function)
+        if not name.startswith("_") and name not in EXCLUDED:
+            yield from function_lines_of(prefix, namespace, name)
+
+
+def function_lines_of(prefix: str, namespace: Any, name: str) -> Iterator[str]:
+    """The lines of one function, none if it is no public function on tensors."""
+    function = getattr(namespace, name)
+    if not callable(function):
+        return
+    if not inspect.isfunction(function):
+        yield from _builtin_lines(f"{prefix}.{name}", function)
+    elif function in _overridable() or function.__module__ == "torch.nn.functional":
+        yield from _python_lines(f"{prefix}.{name}", function)
+
+
+@functools.cache
+def _overridable() -> Mapping[Any, Any]:
+    return get_testing_overrides()
 
 
 def operator_lines() -> Iterator[str]:
@@ -147,8 +237,24 @@ def module_lines() -> Iterator[str]:
     """Public module classes, with the parameters of `forward`."""
     for name in torch.nn.modules.__all__:
         cls = getattr(torch.nn, name)
-        if issubclass(cls, torch.nn.Module):
+        if name in MODULE_FUNCTIONS:
+            yield _module_line(f"nn.{name}", (MODULE_FUNCTIONS[name],))
+        elif issubclass(cls, torch.nn.Module):
             yield from _python_lines(f"nn.{name}", cls.forward)
+    for name, functions in FUSED.items():
+        yield _module_line(f"nni.{name}", functions)
+    for name, state in OBSERVERS.items():
+        tensors = "".join(f", Tensor {tensor}" for tensor in state)
+        yield f"ao.{name}(Tensor input{', *' * bool(state)}{tensors}) -> Tensor"
+
+
+def _module_line(path: str, functions: tuple[str, ...]) -> str:
+    """A module class with the parameters of the function that it computes."""
+    space, _, name = functions[0].partition(".")
+    namespace = torch.nn.functional if space == "F" else torch
+    first = next(line for line in function_lines_of(space, namespace, name))
+    schema = first.removeprefix(functions[0])
+    return f"{path}{schema} = {' > '.join(functions)}"
 
 
 def _builtin_lines(path: str, function: Any) -> Iterator[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import fx
 
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import loader
+from rewrite_engine.dsl.catalog import Catalog, default_catalog
 from rewrite_engine.explaining import explain as explaining
 from rewrite_engine.explaining.explanation import Explanation
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Judge
+from rewrite_engine.module_forms import ModuleClass, granted_signature
 from rewrite_engine.rewriting import run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result
@@ -22,6 +25,8 @@ __all__ = [
     "Limits",
     "Match",
     "Model",
+    "ModuleClass",
+    "Modules",
     "Result",
     "apply",
     "explain",
@@ -31,23 +36,41 @@ __all__ = [
 ]
 
 
-def load(source: str | Path) -> RuleSet:
+Modules = Mapping[str, ModuleClass]
+"""Module classes under the dotted names (`"acme.Linear"`) that rule files give them."""
+
+
+def load(source: str | Path, *, modules: Modules | None = None) -> RuleSet:
     """A rule set from a shipped library (`"qat_fuse"`) or from the path of a file.
+
+    `modules` grants classes of the caller's to the file, which imports nothing itself.
 
     Raises: RuleError with every finding; FileNotFoundError.
     """
     path = Path(source)
     if path.suffix != ".rules":
         path = rules_directory() / f"{source}.rules"
-    return _checked(RuleSet(path.stem, loader.load_file(path)))
+    return _checked(RuleSet(path.stem, loader.load_file(path, _catalog(modules))))
 
 
-def loads(text: str, name: str = "<text>") -> RuleSet:
+def loads(
+    text: str, name: str = "<text>", *, modules: Modules | None = None
+) -> RuleSet:
     """A rule set from text; `name` is what messages call it.
 
     Raises: RuleError with every finding.
     """
-    return _checked(RuleSet(name, loader.load_text(text, name)))
+    return _checked(RuleSet(name, loader.load_text(text, name, _catalog(modules))))
+
+
+def _catalog(modules: Modules | None) -> Catalog:
+    known = default_catalog()
+    if not modules:
+        return known
+    granted = {
+        path: [granted_signature(path, each, known)] for path, each in modules.items()
+    }
+    return Catalog(granted)
 
 
 def _checked(rules: RuleSet) -> RuleSet:

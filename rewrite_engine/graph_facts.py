@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 import torch
-from torch import fx
+from torch import fx, nn
 
 from rewrite_engine.tensor_types import (
     UNKNOWN,
@@ -46,6 +46,35 @@ class GraphFacts:
     staged: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
     mutated: frozenset[str] = frozenset()
     names: Mapping[str, str] = attrs.field(factory=dict)
+    _called: dict[str, nn.Module | None] = attrs.field(factory=dict, init=False)
+    _held: dict[str, fx.Node] = attrs.field(factory=dict, init=False)
+
+    def called(self, node: fx.Node) -> nn.Module | None:
+        """The module that a `call_module` node calls; None if there is none."""
+        if node.op != "call_module":
+            return None
+        target = str(node.target)
+        if target not in self._called:
+            try:
+                self._called[target] = self.module.get_submodule(target)
+            except AttributeError:
+                self._called[target] = None
+        return self._called[target]
+
+    def held(self, path: str) -> fx.Node:
+        """What stands for a tensor that a called module holds.
+
+        A `get_attr` node of this graph that is not in its list of nodes: one for each
+        path, so that names of rules can be bound to it.
+        """
+        if path not in self._held:
+            graph, name = self.module.graph, path.replace(".", "_")
+            self._held[path] = fx.Node(graph, name, "get_attr", path, (), {})
+        return self._held[path]
+
+    def is_held(self, node: fx.Node) -> bool:
+        """Whether a node stands for a tensor that a called module holds."""
+        return node.op == "get_attr" and self._held.get(str(node.target)) is node
 
     def constant(self, node: fx.Node) -> torch.Tensor | None:
         """The tensor that a node stands for, if it is module state."""

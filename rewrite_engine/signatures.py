@@ -48,6 +48,10 @@ class Signature:
     kind: Kind
     parameters: tuple[Parameter, ...]
     returns: int = 1
+    functions: tuple[str, ...] = ()
+    """Of a module class: what an instance computes, one function after the other."""
+    granted: object = attrs.field(default=None, repr=False)
+    """The module class that the caller granted under this path."""
     positional: tuple[Parameter, ...] = attrs.field(init=False, eq=False, repr=False)
     """The parameters that may be given by position."""
     _by_name: Mapping[str, Parameter] = attrs.field(init=False, eq=False, repr=False)

@@ -14,6 +14,7 @@ import torch.nn.functional
 from torch._ops import OpOverload
 
 from rewrite_engine.dsl.catalog import NAMESPACES, default_catalog, parse_schema
+from rewrite_engine.module_forms import module_form
 from rewrite_engine.signatures import Signature
 
 # Operators that torch knows only once their module is imported.
@@ -28,7 +29,6 @@ _MODULES: Final[Mapping[str, Any]] = {
     "torch": torch,
     "F": torch.nn.functional,
     "operator": operator,
-    "nn": torch.nn,
 }
 _DTYPES: Final = {
     "f16": torch.float16,
@@ -65,8 +65,9 @@ def resolve(signature: Signature) -> tuple[str, Any]:
         return "call_function", _overload(path)
     if signature.kind == "method":
         return "call_method", name
-    op = "call_module" if signature.kind == "module" else "call_function"
-    return op, getattr(_MODULES[namespace], name)
+    if signature.kind == "module":
+        return "call_module", module_form(signature).kind
+    return "call_function", getattr(_MODULES[namespace], name)
 
 
 def missing_libraries() -> frozenset[str]:
@@ -130,6 +131,7 @@ def constant(path: str) -> Any:
 def _check_known(signature: Signature, namespace: str) -> None:
     # Overloads of other namespaces were granted by the caller, with their schema.
     is_granted = signature.kind == "overload" and namespace not in NAMESPACES
+    is_granted = is_granted or signature.granted is not None
     if not is_granted and not default_catalog().lookup(signature.path):
         raise LookupError(f"`{signature.path}` is not in the catalog of operators")
 

@@ -66,8 +66,11 @@ class Builder(ExpressionBuilder):
     def spellings(self, span: Span, *names: nodes.Name) -> tuple[nodes.Name, ...]:
         return names
 
-    def spelling(self, span: Span, word: Word) -> nodes.Name:
-        return nodes.Name(self._word(word), span=span)
+    def spelling(
+        self, span: Span, word: Word, subclasses: Word | None = None
+    ) -> nodes.Name:
+        sign = "" if subclasses is None else "+"
+        return nodes.Name(self._word(word) + sign, span=span)
 
     def commutes(self, span: Span, *positions: Word) -> tuple[int, ...]:
         return tuple(self._count(word) for word in positions)
@@ -189,9 +192,10 @@ class Builder(ExpressionBuilder):
         chosen = cast("Any", kind.text)
         return nodes.Constructed(chosen, self._word(name), value, span=span)
 
-    def assign(self, span: Span, path: Word, value: Expr) -> nodes.Assign:
-        module, _, attribute = self._word(path).rpartition(".")
-        return nodes.Assign(module, attribute, value, span=span)
+    def assign(
+        self, span: Span, own: Word | None, target: Word, value: Expr
+    ) -> nodes.Assign:
+        return nodes.Assign(self._word(target), value, own is not None, span=span)
 
     def meta(
         self,

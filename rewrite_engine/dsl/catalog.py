@@ -22,12 +22,17 @@ from rewrite_engine.signatures import REQUIRED, Kind, Parameter, Signature
 OVERLOAD_NAMESPACES: Final = frozenset({"aten", "quantized_decomposed", "torchao"})
 """Namespaces of registered schemas: their paths are `namespace.operator.overload`."""
 
-NAMESPACES: Final = OVERLOAD_NAMESPACES | {"torch", "F", "operator", "nn"}
+MODULE_NAMESPACES: Final = frozenset({"nn", "nni", "ao"})
+"""Module classes: torch's, its fused sequences, its observers."""
+
+NAMESPACES: Final = OVERLOAD_NAMESPACES | MODULE_NAMESPACES | {"torch", "F", "operator"}
 """What a path may start with, beside the bare dot of a tensor method."""
 
 _LONG_FORMS: Final = {
     "torch.ops.": "",
     "torch.nn.functional.": "F.",
+    "torch.ao.nn.intrinsic.": "nni.",
+    "torch.ao.quantization.": "ao.",
     "torch.nn.": "nn.",
     "torch.Tensor.": ".",
     "Tensor.": ".",
@@ -35,7 +40,7 @@ _LONG_FORMS: Final = {
 # The order of suggestions from other namespaces; "" holds the tensor methods.
 _PREFERENCE: Final = (
     *("aten", "quantized_decomposed", "torchao"),
-    *("torch", "F", "operator", "nn", ""),
+    *("torch", "F", "operator", "nn", "nni", "ao", ""),
 )
 _LONGEST_SUGGESTED: Final = 64
 
@@ -61,8 +66,12 @@ class Catalog:
         """The signatures of `path`, `()` if it is unknown.
 
         A path without its overload (`aten.conv2d`) means all the operator's overloads
-        but its out variants, in torch's order.
+        but its out variants, in torch's order. `nn.Linear+` also means subclasses.
         """
+        if path.endswith("+"):
+            found = self.lookup(path[:-1])
+            modules = (s for s in found if s.kind == "module")
+            return tuple(attrs.evolve(s, path=path) for s in modules)
         return self._extra.get(path) or _lookup(path)
 
     def paths(self) -> tuple[str, ...]:
@@ -86,11 +95,19 @@ def default_catalog() -> Catalog:
 def parse_schema(text: str) -> Signature:
     """The signature that `path(parameters) -> returns` states.
 
-    Alias annotations (`Tensor(a!)`) are dropped from the types.
+    Alias annotations (`Tensor(a!)`) are dropped from the types. The line of a module
+    class ends with the functions that it computes, ` = F.linear > F.relu`.
     """
     head, _, returned = text.rpartition(") -> ")
     path, _, parameters = head.partition("(")
-    return Signature(path, _kind(path), _parameters(parameters), _count(returned))
+    returned, _, functions = returned.partition(" = ")
+    return Signature(
+        path,
+        _kind(path),
+        _parameters(parameters),
+        _count(returned),
+        tuple(functions.split(" > ")) if functions else (),
+    )
 
 
 @attrs.frozen
@@ -134,7 +151,7 @@ def _lookup(path: str) -> tuple[Signature, ...]:
 def _kind(path: str) -> Kind:
     if path.startswith("."):
         return "method"
-    if path.startswith("nn."):
+    if path.partition(".")[0] in MODULE_NAMESPACES:
         return "module"
     if path.startswith(("torch.", "F.", "operator.")):
         return "function"

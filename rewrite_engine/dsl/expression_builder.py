@@ -77,8 +77,15 @@ class ExpressionBuilder:
     def is_const(self, span: Span, name: Word) -> nodes.IsConst:
         return nodes.IsConst(self._word(name), span=span)
 
-    def matches(self, span: Span, name: Word, pattern: Expr) -> nodes.Matches:
-        return nodes.Matches(self._word(name), pattern, span=span)
+    def matches(self, span: Span, value: Expr, pattern: Expr) -> nodes.Matches:
+        match value:
+            case nodes.Name(id) if "." not in id and "'" not in id:
+                return nodes.Matches(id, pattern, span=span)
+            case nodes.Call(nodes.Name("readers"), (nodes.Name(id),), ()):
+                return nodes.Matches(id, pattern, of_readers=True, span=span)
+        message = "`~` compares a name, or the `readers(…)` of one, with a pattern"
+        self._problem("E102", message, value.span)
+        return nodes.Matches("_", pattern, span=span)
 
     def alternatives(self, span: Span, *options: Expr) -> nodes.Alternatives:
         flat: list[Expr] = []

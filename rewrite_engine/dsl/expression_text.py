@@ -156,7 +156,7 @@ _PRINTERS: dict[type, Callable[[Any], str]] = {
     ),
     nodes.HasType: lambda node: f"{node.id}: {print_type(node.type)}",
     nodes.IsConst: lambda node: f"{node.id} is const",
-    nodes.Matches: lambda node: f"{node.id} ~ {_inside(node.pattern, _UNION)}",
+    nodes.Matches: lambda node: f"{_tested(node)} ~ {_inside(node.pattern, _UNION)}",
     nodes.Not: lambda node: f"not {_inside(node.value, _NOT)}",
     nodes.And: lambda n: f"{_inside(n.left, _AND)} and {_inside(n.right, _NOT)}",
     nodes.Or: lambda node: f"{_inside(node.left, _OR)} or {_inside(node.right, _AND)}",
@@ -179,6 +179,10 @@ _LEVELS: dict[type, int] = {
 
 
 # --- several lines ---
+
+
+def _tested(node: nodes.Matches) -> str:
+    return f"readers({node.id})" if node.of_readers else node.id
 
 
 def _item(expr: Expr) -> LineBreaker:

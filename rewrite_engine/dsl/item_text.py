@@ -306,5 +306,5 @@ _HEADS: dict[type, Callable[[Any], str]] = {
     nodes.Bind: lambda bind: f"{bind.name} = ",
     nodes.Replace: lambda replace: f"{replace.name}' = ",
     nodes.Constructed: lambda made: f"{made.kind} {made.name} = ",
-    nodes.Assign: lambda write: f"{write.module}.{write.attribute} <- ",
+    nodes.Assign: lambda write: f"{'own ' * write.own}{write.target} <- ",
 }

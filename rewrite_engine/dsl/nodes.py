@@ -235,10 +235,11 @@ class IsConst:
 
 @attrs.frozen
 class Matches:
-    """`v ~ qdq(_)`"""
+    """`v ~ qdq(_)`; `of_readers`: `readers(v) ~ relu(v)`, of each reader of `v`."""
 
     id: str
     pattern: Expr
+    of_readers: bool = False
     span: Span = _span()
 
 
@@ -321,11 +322,11 @@ class Constructed:
 
 @attrs.frozen
 class Assign:
-    """`m.attr <- e`"""
+    """`w <- e` or `m.attr <- e`; with `own`, other readers keep the old value."""
 
-    module: str
-    attribute: str
+    target: str
     value: Expr
+    own: bool = False
     span: Span = _span()
 
 

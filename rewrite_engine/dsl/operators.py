@@ -39,8 +39,6 @@ INFIX: Final = {
 
 NEGATE: Final = "neg"
 
-_MODULES: Final = "a module class cannot be matched yet"
-
 
 @attrs.define(eq=False)
 class Operators:
@@ -198,9 +196,31 @@ def _operator_class(definition: Definition) -> Operator | None:
     spellings = tuple(s for name in item.spellings for s in _signatures(scope, name))
     if not spellings:
         return None
+    _check_modules(scope, item, spellings)
     _check_commutes(scope, item, spellings[0])
     _check_when(scope, item, spellings[0])
     return Operator(item.name, spellings, item.commutes, item.when)
+
+
+def _check_modules(
+    scope: Scope, item: nodes.OpDef, spellings: tuple[Signature, ...]
+) -> None:
+    """Report a module class that does not compute what the first spelling does."""
+    wanted = _composition(spellings[0])
+    odd = next((s for s in spellings if _composition(s) != wanted), None)
+    if odd is not None:
+        message = f"`{odd.path}` does not compute what `{spellings[0].path}` does"
+        hint = "give it an operator of its own; a family may hold both"
+        span = span_of_name(scope.source, item.span, odd.path.removesuffix("+"))
+        scope.report("E307", message, span, hint=hint)
+
+
+def _composition(signature: Signature) -> tuple[str, ...] | None:
+    """What a module class computes, if that is no single function."""
+    if signature.kind != "module" or len(signature.functions) == 1:
+        return None
+    # Without a function, nothing says what two classes have in common: state does.
+    return signature.functions
 
 
 def _check_commutes(scope: Scope, item: nodes.OpDef, canonical: Signature) -> None:
@@ -229,8 +249,6 @@ def _signatures(scope: Scope, name: nodes.Name) -> Iterator[Signature]:
     found = scope.catalog.lookup(name.id)
     if not found:
         _report_unknown(scope, name)
-    elif any(signature.kind == "module" for signature in found):
-        scope.report("E901", f"`{name.id}`: {_MODULES}", name.span)
     else:
         yield from found
 

@@ -18,7 +18,7 @@ from rewrite_engine.explaining.explanation import Kind, Mismatch
 from rewrite_engine.explaining.steps import Place, callee_span, steps_below
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling, call_key
+from rewrite_engine.lowering.operators import OperatorPattern, Spelling
 from rewrite_engine.lowering.patterns import ways_of
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.reference import (
@@ -158,8 +158,7 @@ class FaultFinder:
         self, pattern: fx.Node, node: fx.Node, env: Env, place: Place
     ) -> Iterator[Fault]:
         operator: OperatorPattern = pattern.target
-        key = call_key(node)
-        spelled = [spelling for spelling in operator.spellings if spelling.key == key]
+        spelled = operator.spellings_of(node)
         for spelling in spelled:
             yield from self._spelled(pattern, node, spelling, env)
         if not spelled:
@@ -173,7 +172,7 @@ class FaultFinder:
     ) -> Iterator[Fault]:
         """The right operator; arguments that are extra, or the other way round."""
         operator: OperatorPattern = pattern.target
-        arguments = spelling.arguments(node)
+        arguments = spelling.arguments(node, self.reference.facts)
         if arguments is None:
             message = f"the arguments do not fit `{spelling.signature.path}`"
             span = callee_span(self.rule, pattern)

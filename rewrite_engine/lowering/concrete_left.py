@@ -159,7 +159,8 @@ class ConcreteLeft:
                 args.append(value)
             else:
                 kwargs[parameter.name] = value
-        return self.graph.create_node(spelling.op, spelling.target, tuple(args), kwargs)
+        op, target = spelling.runnable
+        return self.graph.create_node(op, target, tuple(args), kwargs)
 
     def _check_guards(self) -> None:
         for guard in guards_of(self.matcher):

@@ -105,14 +105,12 @@ class ConcreteRight:
         if matched is None:
             positional = tuple(self.value(arg) for arg in pattern.args)
             named = {k: self.value(v) for k, v in pattern.kwargs.items()}
-            spelling = operator.spelling_for(row, positional)
-            return self.graph.create_node(
-                spelling.op, spelling.target, positional, named
-            )
+            spelling = operator.spelling_for(row, positional, named)
+            op, target = spelling.runnable
+            return self.graph.create_node(op, target, positional, named)
         args, kwargs = exchange(spelling, matched, given)
-        return self.graph.create_node(
-            spelling.op, spelling.target, self.old(args), self.old(kwargs)
-        )
+        op, target = spelling.runnable
+        return self.graph.create_node(op, target, self.old(args), self.old(kwargs))
 
     def _reemit(self, pattern: fx.Node) -> Any:
         capture, *operands = pattern.args

@@ -47,7 +47,7 @@ class _ExampleBuilder:
                 positions = sorted(k for k in keyed if isinstance(k, int))
                 args = tuple(keyed[key] for key in positions)
                 kwargs = {k: v for k, v in keyed.items() if isinstance(k, str)}
-                spelling = operator_pattern(operator).spelling_for(0, args)
+                spelling = operator_pattern(operator).spelling_for(0, args, kwargs)
                 return self.graph.create_node(
                     spelling.op, spelling.target, args, kwargs
                 )

@@ -12,6 +12,7 @@ from torch import fx
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
+from rewrite_engine.graph_facts import value_readers
 from rewrite_engine.lowering.functions import FUNCTIONS, OF_THE_GRAPH, node_of
 from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.scope import Evaluate, Scope, Unknown
@@ -152,10 +153,20 @@ def _compile(expr: nodes.Expr, patterns: Mapping[Any, Any]) -> Evaluate:
             return compile_type_test(id, type)
         case nodes.IsConst(id):
             return lambda scope: scope.facts.constant(node_of(scope, id)) is not None
-        case nodes.Matches(id):
-            pattern = patterns[expr.span]
-            return lambda scope: scope.matches(node_of(scope, id), pattern)
+        case nodes.Matches():
+            return _compile_match(expr, patterns[expr.span])
     raise AssertionError(f"the resolver let {expr!r} through")
+
+
+def _compile_match(expr: nodes.Matches, pattern: Any) -> Evaluate:
+    if not expr.of_readers:
+        return lambda scope: scope.matches(node_of(scope, expr.id), pattern)
+
+    def evaluate(scope: Scope) -> bool:
+        readers = value_readers(node_of(scope, expr.id))
+        return all(scope.matches(reader, pattern) for reader in readers)
+
+    return evaluate
 
 
 def _compile_list(

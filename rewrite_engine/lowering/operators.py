@@ -5,27 +5,71 @@ line up with the operands that the pattern names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import attrs
-from torch import fx
+import torch
+from torch import fx, nn
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked
+from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.guards import compile_expr
 from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.scope import ArgumentScope, Unknown
+from rewrite_engine.module_forms import ModuleForm, module_form
 from rewrite_engine.signatures import REQUIRED, Parameter, Signature
+from rewrite_engine.tensor_types import attribute
 
 CallKey = tuple[str, object]
-"""An fx `op` and its target, with functions replaced by their identity."""
+"""An fx `op` and its target: the identity of a function or of a module class."""
+
+SUBCLASS = "call_module of a subclass"
+"""In place of the `op`: instances of subclasses that compute the same."""
+
+_Found = TypeVar("_Found")
 
 
 def call_key(node: fx.Node) -> CallKey:
-    """The key under which `OperatorPattern.calls` lists the calls like this node."""
+    """What calls of the same function, method or module class have in common."""
+    return next(_call_keys(node))
+
+
+def _call_keys(node: fx.Node) -> Iterator[CallKey]:
+    """The keys of `OperatorPattern.calls` under which a call may stand."""
+    if node.op != "call_module":
+        target = node.target
+        yield node.op, target if isinstance(target, str) else id(target)
+        return
+    owner = node.graph.owning_module
+    called = None if owner is None else attribute(owner, str(node.target))
+    kind, *bases = type(called).__mro__
+    yield node.op, id(kind)
+    for base in bases:
+        yield SUBCLASS, id(base)
+
+
+def look_up(
+    table: Mapping[CallKey, _Found], node: fx.Node, facts: GraphFacts
+) -> _Found | None:
+    """What a table of calls, such as `OperatorPattern.calls`, has for a node."""
+    if node.op == "call_module":
+        return _look_up_module(table, facts.called(node))
     target = node.target
     # Hashing an OpOverload runs Python code; its identity is as good and far cheaper.
-    return node.op, target if isinstance(target, str) else id(target)
+    return table.get((node.op, target if isinstance(target, str) else id(target)))
+
+
+def _look_up_module(
+    table: Mapping[CallKey, _Found], module: nn.Module | None
+) -> _Found | None:
+    if module is None:
+        return None
+    found = table.get(("call_module", id(type(module))))
+    if found is not None:
+        return found
+    keys = ((SUBCLASS, id(base)) for base in type(module).__mro__[1:])
+    return next((table[key] for key in keys if key in table), None)
 
 
 class _Read(NamedTuple):
@@ -54,7 +98,19 @@ class Spelling:
     canonical: Signature
     names: Mapping[str, str]
     row: int
+    form: ModuleForm | None = None
+    """What an instance computes, if this spelling is a module class."""
     _reads: tuple[_Read, ...] = attrs.field(init=False, repr=False)
+
+    _given: Signature = attrs.field(init=False, repr=False)
+    """The signature of a call, without what a module holds."""
+
+    @_given.default
+    def _call_signature(self) -> Signature:
+        if self.form is None:
+            return self.signature
+        inputs = self.signature.parameters[: self.form.inputs]
+        return attrs.evolve(self.signature, parameters=inputs)
 
     @_reads.default
     def _plan(self) -> tuple[_Read, ...]:
@@ -68,9 +124,19 @@ class Spelling:
         return _Read(parameter.name, mine, default, width)
 
     @property
-    def key(self) -> CallKey:
+    def keys(self) -> tuple[CallKey, ...]:
         target = self.target
-        return self.op, target if isinstance(target, str) else id(target)
+        key = self.op, target if isinstance(target, str) else id(target)
+        if self.form is None or not self.form.subclasses:
+            return (key,)
+        return key, (SUBCLASS, id(target))
+
+    @property
+    def runnable(self) -> tuple[str, Any]:
+        """An fx `op` and target that computes the same from all operands."""
+        if self.form is None:
+            return self.op, self.target
+        return "call_function", self.form.run
 
     def reordered(self, order: Mapping[str, str]) -> Spelling:
         """The same call read with operands that commute exchanged."""
@@ -79,31 +145,44 @@ class Spelling:
 
     def own_name(self, key: int | str) -> str:
         """The name here of the operand at a position or of a canonical name."""
+        return self.names[self.canonical_name(key)]
+
+    def canonical_name(self, key: int | str) -> str:
+        """The canonical name of the operand at a position."""
         parameter = self.canonical.parameter(key)
         assert parameter is not None
-        return self.names[parameter.name]
+        return parameter.name
 
     def takes(self, keys: Iterable[int | str]) -> bool:
         """Whether it has a parameter for each of these operands."""
         parameters = (self.canonical.parameter(key) for key in keys)
         return all(p is not None and p.name in self.names for p in parameters)
 
-    def accepts(self, args: Sequence[Any]) -> bool:
-        """Whether no Python number stands where the overload insists on a tensor."""
-        if self.signature.kind != "overload" or torch_ops.wraps_numbers(self.target):
+    def accepts(self, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
+        """Whether a call of it may be built: no Python number stands where the overload
+        insists on a tensor, and no word where it insists on numbers.
+        """
+        if self.form is not None:
+            return False
+        if self.signature.kind != "overload":
             return True
-        parameters = self.signature.parameters
-        return not any(
-            isinstance(arg, (int, float)) and parameter.type.startswith("Tensor")
-            for arg, parameter in zip(args, parameters, strict=False)
-        )
+        given: list[tuple[int | str, Any]] = [*enumerate(args), *options.items()]
+        wraps = torch_ops.wraps_numbers(self.target)
+        found = ((self.signature.parameter(key), arg) for key, arg in given)
+        return not any(p and _is_foreign(p.type, arg, wraps) for p, arg in found)
 
-    def arguments(self, node: fx.Node) -> dict[str, Any] | None:
+    def holds(self, key: int | str) -> bool:
+        """Whether a module holds this operand: it is no argument of the call."""
+        if self.form is None:
+            return False
+        return self._given.parameter(self.own_name(key)) is None
+
+    def arguments(self, node: fx.Node, facts: GraphFacts) -> dict[str, Any] | None:
         """The node's arguments by canonical parameter name, defaults filled in.
 
-        None if the node's arguments do not fit this spelling.
+        What a module holds is among them. None if they do not fit this spelling.
         """
-        bound = self.signature.bind(node.args, node.kwargs)
+        bound = self._bound(node, facts)
         if bound is None:
             return None
         arguments = {}
@@ -115,6 +194,25 @@ class Spelling:
             arguments[name] = value
         return arguments if not bound or self._at_defaults(bound) else None
 
+    def _bound(self, node: fx.Node, facts: GraphFacts) -> dict[str, Any] | None:
+        if self.form is None:
+            return self._given.bind(node.args, node.kwargs)
+        module = facts.called(node)
+        if module is None or not self.form.fits(module):
+            return None
+        bound = self._given.bind(node.args, node.kwargs)
+        if bound is None:
+            return None
+        for parameter in self.signature.parameters[self.form.inputs :]:
+            value = self.form.held(module, parameter)
+            if isinstance(value, torch.Tensor):
+                place = self.form.place(parameter.name)
+                value = facts.held(f"{node.target}.{place}")
+            if value is REQUIRED:
+                return None
+            bound[parameter.name] = value
+        return bound
+
     def _default(self, name: str) -> Any:
         parameter = self.signature.parameter(name)
         assert parameter is not None
@@ -122,9 +220,17 @@ class Spelling:
 
     def _at_defaults(self, extra: Mapping[str, Any]) -> bool:
         """Whether arguments unknown to the canonical signature change nothing."""
+        if self.form is not None and not self.signature.functions:
+            return True  # state that only this class has
         return all(
             literals_equal(value, self._default(name)) for name, value in extra.items()
         )
+
+
+def _is_foreign(declared: str, argument: Any, wraps_numbers: bool) -> bool:
+    if declared.startswith("Tensor"):
+        return not wraps_numbers and isinstance(argument, (int, float))
+    return declared.startswith("SymInt") and isinstance(argument, str)
 
 
 @attrs.frozen(eq=False)
@@ -158,7 +264,8 @@ class OperatorPattern:
         """The spellings by the calls that they cover."""
         table: dict[CallKey, tuple[Spelling, ...]] = {}
         for spelling in self.spellings:
-            table[spelling.key] = (*table.get(spelling.key, ()), spelling)
+            for key in spelling.keys:
+                table[key] = (*table.get(key, ()), spelling)
         return table
 
     def canonical(self, row: int) -> Signature:
@@ -168,19 +275,27 @@ class OperatorPattern:
         """The spelling whose parameters the rule's operands are named by."""
         return next(s for s in self.spellings if s.row == row)
 
-    def spelling_for(self, row: int, args: Sequence[Any]) -> Spelling:
+    def spelling_for(
+        self, row: int, args: Sequence[Any], options: Mapping[str, Any]
+    ) -> Spelling:
         """The spelling that a right side builds: the first that takes the arguments."""
-        fitting = (s for s in self.spellings if s.row == row and s.accepts(args))
-        return next(fitting, self.first_spelling(row))
+        mine = [s for s in self.spellings if s.row == row]
+        fitting = (s for s in mine if s.accepts(args, options))
+        callable_ones = (s for s in mine if s.form is None)
+        return next(fitting, None) or next(callable_ones, mine[0])
 
     def covers(self, node: fx.Node) -> bool:
         """Whether some spelling is what a node calls."""
-        key = call_key(node)
-        return any(spelling.key == key for spelling in self.spellings)
+        return bool(self.spellings_of(node))
+
+    def spellings_of(self, node: fx.Node) -> list[Spelling]:
+        """The spellings that a node may be a call of."""
+        keys = set(_call_keys(node))
+        return [spelling for spelling in self.spellings if keys & set(spelling.keys)]
 
     def has(self, spelling: Spelling) -> bool:
         """Whether a matched call may have been one of this operator."""
-        return any(s.key == spelling.key for s in self.spellings)
+        return any(s.keys == spelling.keys for s in self.spellings)
 
 
 def operator_pattern(
@@ -238,21 +353,27 @@ def _spellings(
             continue
         op, target = torch_ops.resolve(signature)
         names = dict(_align(canonical, signature))
-        yield Spelling(op, target, signature, canonical, names, row)
+        form = module_form(signature) if signature.kind == "module" else None
+        yield Spelling(op, target, signature, canonical, names, row, form)
 
 
 def _align(canonical: Signature, other: Signature) -> Iterator[tuple[str, str]]:
     """Pairs of parameters that hold the same operand: by name, else by position."""
-    shared = {p.name for p in canonical.parameters} & {p.name for p in other.parameters}
+    names = {_common_name(p.name): p.name for p in other.parameters}
     position = 0
     for parameter in canonical.parameters:
-        if parameter.name in shared:
-            yield parameter.name, parameter.name
+        if _common_name(parameter.name) in names:
+            yield parameter.name, names[_common_name(parameter.name)]
         elif not parameter.keyword_only:
             counterpart = other.parameter(position)
             if counterpart is not None and _same_operand(parameter, counterpart):
                 yield parameter.name, counterpart.name
         position += not parameter.keyword_only
+
+
+def _common_name(name: str) -> str:
+    """`aten.dropout` calls `train` what `F.dropout` calls `training`."""
+    return "training" if name == "train" else name
 
 
 def _same_operand(parameter: Parameter, counterpart: Parameter) -> bool:

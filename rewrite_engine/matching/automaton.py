@@ -27,12 +27,19 @@ def build_program(rules: Sequence[CompiledRule]) -> Program:
     targets: dict[CallKey, tuple[str, Any]] = {}
     for program in programs:
         for spelling in _anchor_spellings(roots_of(program.rule.matcher_graph)[0]):
-            rules_here = anchors.setdefault(spelling.key, [])
-            if program not in rules_here:
-                rules_here.append(program)
-            targets[spelling.key] = (spelling.op, spelling.target)
+            for key in spelling.keys:
+                rules_here = anchors.setdefault(key, [])
+                if program not in rules_here:
+                    rules_here.append(program)
+            targets[spelling.keys[0]] = (spelling.op, _node_target(spelling))
     frozen = {key: tuple(found) for key, found in anchors.items()}
-    return Program(programs, frozen, tuple(targets.values()))
+    # Every module class is one entry of fx's index: all calls of modules.
+    return Program(programs, frozen, tuple(dict.fromkeys(targets.values())))
+
+
+def _node_target(spelling: Spelling) -> Any:
+    """What fx indexes calls like these by: a module's calls have no common target."""
+    return spelling.target if spelling.form is None else None
 
 
 def _anchor_spellings(pattern: fx.Node) -> Iterator[Spelling]:

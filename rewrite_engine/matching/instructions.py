@@ -21,7 +21,7 @@ from rewrite_engine.lowering.operators import (
     CallKey,
     OperatorPattern,
     Spelling,
-    call_key,
+    look_up,
 )
 
 
@@ -310,7 +310,7 @@ class Call(Linked):
         node = registers[self.source]
         if not isinstance(node, fx.Node):
             return None
-        cases = self.cases.get(call_key(node))
+        cases = look_up(self.cases, node, machine.facts)
         if cases is None:
             return None
         for case in reversed(cases[1:]):
@@ -341,7 +341,7 @@ class Case:
 
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
         node = registers[self.call.source]
-        arguments = self.spelling.arguments(node)
+        arguments = self.spelling.arguments(node, machine.facts)
         if arguments is None or not self._row_fits(registers):
             return None
         if self.applies is not None and not self.applies(arguments):

@@ -9,7 +9,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.lowering.operators import Spelling, call_key
+from rewrite_engine.lowering.operators import Spelling, look_up
 from rewrite_engine.matching.instructions import (
     STEPS,
     UNBOUND,
@@ -43,9 +43,11 @@ def candidates(program: Program, graph: fx.Graph) -> list[fx.Node]:
     return sorted(found)
 
 
-def rules_at(program: Program, node: fx.Node) -> tuple[RuleProgram, ...]:
+def rules_at(
+    program: Program, node: fx.Node, facts: GraphFacts
+) -> tuple[RuleProgram, ...]:
     """The rules that a node may anchor, larger benefit first."""
-    return program.anchors.get(call_key(node), ())
+    return look_up(program.anchors, node, facts) or ()
 
 
 def match_at(

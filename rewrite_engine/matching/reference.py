@@ -144,15 +144,21 @@ class Reference:
             return
         operator: OperatorPattern = pattern.target
         for spelling in operator.spellings:
-            if (spelling.op, spelling.target) != (value.op, value.target):
+            if not self._may_be(spelling, value):
                 continue
             if operator.is_slot and env.get(ROW, spelling.row) != spelling.row:
                 continue
-            arguments = spelling.arguments(value)
+            arguments = spelling.arguments(value, self.facts)
             if arguments is not None:
                 bound = {**env, **self.row(operator, spelling), pattern: value}
                 for goals in _goals(pattern, spelling, arguments):
                     yield goals, bound
+
+    def _may_be(self, spelling: Spelling, value: fx.Node) -> bool:
+        """Whether it is the same target; of a module call, the form decides."""
+        if spelling.form is not None:
+            return value.op == "call_module"
+        return (spelling.op, spelling.target) == (value.op, value.target)
 
     def row(self, operator: OperatorPattern, spelling: Spelling) -> Env:
         """What is known once a call of the rule's family has this spelling."""

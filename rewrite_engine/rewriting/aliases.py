@@ -138,7 +138,10 @@ class AliasIndex:
         """The first node anywhere that may write the storage of `value`."""
         if not self._effectful:
             return None
-        writers = chain.from_iterable(self._writers_of((value,)))
+        for key in self._storages_of(value, PURE):
+            # What a called module holds is not among the nodes of the graph.
+            self._union(value, key)
+        writers = chain(self._clobbers, self._writers.get(self._find(value), ()))
         return min((node for node in writers if node not in ignoring), default=None)
 
     def reads_between(

@@ -71,6 +71,7 @@ class _Builder:
     copies: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
     folded: dict[fx.Node, None] = attrs.field(factory=dict)
     _built: dict[fx.Node, Any] = attrs.field(factory=dict)
+    _reads: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.scope = MatchScope(self.state.facts, dict(self.match.bindings))
@@ -96,14 +97,24 @@ class _Builder:
         node = value.root if isinstance(value, CapturedCalls) else value
         if not isinstance(node, fx.Node):
             raise Refused(f"'{name}' is absent and cannot be replaced")
+        if self.state.facts.is_held(node):
+            raise Refused(f"'{name}' is held by a module and has no place in the graph")
         return node
 
     def node_for(self, pattern: Any) -> Any:
         """A value that can be an argument: constants are stored when first read."""
         value = self.value(pattern)
         if isinstance(value, Constant):
-            value = self._stored(pattern, value)
+            return self._stored(pattern, value)
+        if isinstance(value, fx.Node) and self.state.facts.is_held(value):
+            return self._read(value)
         return value
+
+    def _read(self, held: fx.Node) -> fx.Node:
+        """A node of the graph that reads what a matched module holds."""
+        if held not in self._reads:
+            self._reads[held] = self._create("get_attr", held.target, (), {})
+        return self._reads[held]
 
     def value(self, pattern: Any) -> Any:
         if isinstance(pattern, (list, tuple)):
@@ -151,14 +162,60 @@ class _Builder:
         source = self.match.calls.get(matched)
         keyed = {**dict(enumerate(pattern.args)), **operands}
         if source is not None and operator.has(source) and source.takes(keyed):
-            return self._repeat(matched, source, keyed)
+            exchanged = self._exchanged(matched, source, keyed)
+            if exchanged is not None:
+                return self._repeat(matched, source, exchanged)
         args = tuple(self.node_for(arg) for arg in pattern.args)
         kwargs = {key: self.node_for(value) for key, value in operands.items()}
-        row = self.match.row if operator.is_slot else 0
-        spelling = operator.spelling_for(row, args)
         if source is not None:
-            kwargs |= _others(source, matched, spelling, args)
+            others = source.arguments(matched, self.state.facts) or {}
+            kwargs = self._others(operator, others, args) | kwargs
+        spelling = self._spelling(operator, args, kwargs)
         return self._create(spelling.op, spelling.target, args, kwargs)
+
+    def _exchanged(
+        self, call: fx.Node, spelling: Spelling, keyed: Mapping[int | str, Any]
+    ) -> Mapping[int | str, Any] | None:
+        """The operands that a repeated call is given; None if it cannot be repeated:
+        a module keeps what it holds.
+        """
+        held = [key for key in keyed if spelling.holds(key)]
+        if not held:
+            return keyed
+        arguments = spelling.arguments(call, self.state.facts) or {}
+        names = {key: spelling.canonical_name(key) for key in held}
+        if any(self.value(keyed[k]) is not arguments[names[k]] for k in held):
+            return None
+        return {key: value for key, value in keyed.items() if key not in held}
+
+    def _others(
+        self, operator: OperatorPattern, arguments: Mapping[str, Any], args: Any
+    ) -> dict[str, Any]:
+        """The arguments of a call that another operator takes over by name."""
+        signature = operator.canonical(self._row(operator))
+        given = {p.name for p in signature.parameters[: len(args)]}
+        return {
+            p.name: self._argument(arguments[p.name])
+            for p in signature.parameters
+            if p.name in arguments
+            and p.name not in given
+            and not literals_equal(arguments[p.name], p.default)
+        }
+
+    def _argument(self, value: Any) -> Any:
+        is_held = isinstance(value, fx.Node) and self.state.facts.is_held(value)
+        return self._read(value) if is_held else value
+
+    def _row(self, operator: OperatorPattern) -> int:
+        return self.match.row if operator.is_slot else 0
+
+    def _spelling(
+        self, operator: OperatorPattern, args: Any, kwargs: Mapping[str, Any]
+    ) -> Spelling:
+        spelling = operator.spelling_for(self._row(operator), args, kwargs)
+        if spelling.form is not None:
+            raise Refused(f"'{operator}' names modules only: none is built")
+        return spelling
 
     def _repeat(
         self, matched: fx.Node, spelling: Spelling, operands: Mapping[int | str, Any]
@@ -239,10 +296,10 @@ class _Builder:
 
     def _folded_call(self, pattern: fx.Node) -> Constant:
         operator: OperatorPattern = pattern.target
-        row = self.match.row if operator.is_slot else 0
         args = [self._folded(arg) for arg in pattern.args]
         kwargs = {key: self._folded(value) for key, value in pattern.kwargs.items()}
-        return fold(operator.spelling_for(row, args).target, args, kwargs)
+        spelling = self._spelling(operator, args, kwargs)
+        return fold(spelling.target, args, kwargs)
 
     def _stored(self, pattern: fx.Node, constant: Constant) -> fx.Node:
         """The node of a constant, made when something in the graph first reads it."""
@@ -296,18 +353,3 @@ def _literal(value: Any) -> Any:
 def name_hint(target: Any) -> str | None:
     """What export calls a node of this target: `conv2d`, not `conv2d_default`."""
     return target._schema.name.split("::")[1] if hasattr(target, "_schema") else None
-
-
-def _others(
-    source: Spelling, call: fx.Node, spelling: Spelling, args: tuple[Any, ...]
-) -> dict[str, Any]:
-    """The arguments of a call that another operator takes over by name."""
-    arguments = source.arguments(call) or {}
-    given = {p.name for p in spelling.signature.parameters[: len(args)]}
-    return {
-        p.name: arguments[p.name]
-        for p in spelling.signature.parameters
-        if p.name in arguments
-        and p.name not in given
-        and not literals_equal(arguments[p.name], p.default)
-    }

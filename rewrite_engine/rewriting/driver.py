@@ -142,7 +142,7 @@ class Driver:
 
     def _visit(self, node: fx.Node, *, first: bool) -> Iterator[fx.Node]:
         """Try the rules at a node; the nodes that are worth a look after a rewrite."""
-        for rule in rules_at(self._program, node):
+        for rule in rules_at(self._program, node, self._state.facts):
             if node in self.transaction.detached:
                 return
             if rule.rule.once and (not first or node not in self._entry):
@@ -156,7 +156,9 @@ class Driver:
         near = dict.fromkeys(built.created)
         for node in built.replaced.values():
             near.update(node.users)
-        return sorted(node for node in near if rules_at(self._program, node))
+        return sorted(
+            node for node in near if rules_at(self._program, node, self._state.facts)
+        )
 
     # --- one place ---
 

@@ -18,11 +18,15 @@ import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 from torch._ops import OpOverload, OpOverloadPacket
 
+from rewrite_engine.module_forms import is_customized
 from rewrite_engine.rewriting.known_effects import (
     ALIASING_METHODS,
     DROPOUT_CARRIERS,
     DROPOUTS,
+    EQUALIZATION_OBSERVERS,
+    FAKE_QUANTIZERS,
     FORWARDING_MODULES,
+    FUSED_SEQUENCES,
     GATHERING_CALLABLES,
     IN_PLACE_OPERATORS,
     MEMORYLESS_MODULES,
@@ -31,6 +35,7 @@ from rewrite_engine.rewriting.known_effects import (
     PURE_CALLABLES,
     PURE_METHODS,
     SAMPLING_MODULES,
+    WATCHING_OBSERVERS,
 )
 from rewrite_engine.rewriting.profiles import (
     INERT,
@@ -65,6 +70,7 @@ PURE: Final = Effect()
 """The effect of a node that only computes a new value."""
 
 _Rule = Callable[[fx.Node], Effect]
+_ModuleRule = Callable[[fx.Node, Any], Effect]
 
 
 def effect_of(node: fx.Node, module: nn.Module | None = None) -> Effect:
@@ -236,26 +242,35 @@ def _module_effect(node: fx.Node, module: nn.Module | None) -> Effect:
     if _is_input_guard(called):
         return PURE
     # Exact classes only: a subclass or a parametrized module runs other code.
-    rule = _MODULES.get(type(called))
-    if rule is None or _is_customized(called):
+    rule = _MODULES.get(type(called)) or _quantization_rule(type(called))
+    if rule is None or is_customized(called):
         return _clobber(node)
     return rule(node, called)
+
+
+def _quantization_rule(kind: type) -> _ModuleRule | None:
+    """The rule of a class of torch.ao, which is not imported for it."""
+    if kind.__module__ == _OBSERVERS and kind.__name__ in WATCHING_OBSERVERS:
+        return _watching
+    if kind.__module__ == _FAKE_QUANTIZE and kind.__name__ in FAKE_QUANTIZERS:
+        return _watching
+    if kind.__module__ == _EQUALIZATION and kind.__name__ in EQUALIZATION_OBSERVERS:
+        return _watching
+    if kind.__module__ == _FUSED and kind.__name__ in FUSED_SEQUENCES:
+        return _sequential
+    return None
+
+
+_OBSERVERS: Final = "torch.ao.quantization.observer"
+_FAKE_QUANTIZE: Final = "torch.ao.quantization.fake_quantize"
+_EQUALIZATION: Final = "torch.ao.quantization.fx._equalize"
+_FUSED: Final = "torch.ao.nn.intrinsic.modules.fused"
 
 
 def _is_input_guard(called: nn.Module) -> bool:
     """Whether this is the check of input shapes that torch.export puts in front."""
     kind = type(called)
     return kind.__name__ == "GuardsFn" and kind.__module__.startswith("torch.export.")
-
-
-def _is_customized(called: nn.Module) -> bool:
-    return bool(
-        called._forward_hooks
-        or called._forward_pre_hooks
-        or called._backward_hooks
-        or called._backward_pre_hooks
-        or "forward" in vars(called)
-    )
 
 
 def _memoryless(node: fx.Node, called: nn.Module) -> Effect:
@@ -286,6 +301,19 @@ def _carrying(node: fx.Node, called: Any) -> Effect:
     return Effect(aliases=tuple(node.all_input_nodes), random=random, effectful=random)
 
 
+def _watching(node: fx.Node, called: nn.Module) -> Effect:
+    """Returns its operand, and takes note of it."""
+    inputs = tuple(node.all_input_nodes)
+    return Effect(aliases=inputs, own_state=True, effectful=True)
+
+
+def _sequential(node: fx.Node, called: nn.Module) -> Effect:
+    """Layers that hand their own results on: nothing outside sees a write in them."""
+    parts = tuple(called.children())
+    known = all(type(part) in MEMORYLESS_MODULES for part in parts)
+    return _clobber(node) if not known or any(map(is_customized, parts)) else PURE
+
+
 def _forwarding(node: fx.Node, called: nn.Module) -> Effect:
     return _gather(node)
 
@@ -294,7 +322,7 @@ def _sampling(node: fx.Node, called: nn.Module) -> Effect:
     return Effect(random=True, effectful=True)
 
 
-_MODULES: Final[dict[type, Callable[[fx.Node, Any], Effect]]] = {
+_MODULES: Final[dict[type, _ModuleRule]] = {
     **dict.fromkeys(MEMORYLESS_MODULES, _memoryless),
     **dict.fromkeys(NORMALIZATIONS, _normalizing),
     **dict.fromkeys(DROPOUTS, _dropping),

@@ -189,6 +189,24 @@ MEMORYLESS_MODULES: Final = frozenset(
 )
 """Modules that only read their parameters, unless `inplace` or `max_norm` is set."""
 
+WATCHING_OBSERVERS: Final[Names] = _names(
+    "HistogramObserver MinMaxObserver MovingAverageMinMaxObserver "
+    "MovingAveragePerChannelMinMaxObserver NoopObserver PerChannelMinMaxObserver "
+    "PlaceholderObserver ReuseInputObserver"
+)
+"""Observers of torch.ao that return their operand and write their own state only."""
+
+FAKE_QUANTIZERS: Final[Names] = _names("FakeQuantize FusedMovingAvgObsFakeQuantize")
+"""Modules of torch.ao that round their operand and write their own state only."""
+
+EQUALIZATION_OBSERVERS: Final[Names] = _names(
+    "_InputEqualizationObserver _WeightEqualizationObserver"
+)
+"""As observers, for torch.ao's equalization."""
+
+FUSED_SEQUENCES: Final[Names] = _names("ConvReLU1d ConvReLU2d ConvReLU3d LinearReLU")
+"""Sequences of torch.ao that are called as one module."""
+
 NORMALIZATIONS: Final = frozenset(
     {
         nn.BatchNorm1d,

@@ -111,7 +111,7 @@ def _matches(program: Program, state: State) -> Iterator[Match]:
         return None
 
     for node in candidates(program, facts.module.graph):
-        for rule in rules_at(program, node):
+        for rule in rules_at(program, node, facts):
             outcome = match_at(rule, node, facts, judge)
             if outcome.match is not None:
                 yield outcome.match

@@ -55,7 +55,11 @@ def test_an_operator_without_overload_means_its_functional_overloads() -> None:
         ("F.relu", "function", ["input", "inplace"]),
         ("operator.add", "function", ["a", "b"]),
         (".relu", "method", ["self"]),
-        ("nn.ReLU", "module", ["input"]),
+        ("nn.ReLU", "module", ["input", "inplace"]),
+        ("nn.Linear", "module", ["input", "weight", "bias"]),
+        ("nni.LinearReLU", "module", ["input", "weight", "bias"]),
+        ("ao.MinMaxObserver", "module", ["input", "min_val", "max_val"]),
+        ("nn.LSTM", "module", ["input", "hx"]),
         ("torchao.quantize_affine.default", "overload", None),
     ],
 )

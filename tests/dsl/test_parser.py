@@ -226,7 +226,7 @@ def test_right_side() -> None:
         nodes.Constructed("param", "w", s),
         Bind("value", s),
         nodes.Constructed("value", "v", Name("value")),
-        nodes.Assign("bn", "mean", s),
+        nodes.Assign("bn.mean", s),
         nodes.Meta(("w", "y'"), "x", ("val",)),
         nodes.Keep(("a", "b")),
         nodes.Erase(("c",)),

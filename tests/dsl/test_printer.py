@@ -260,7 +260,7 @@ def extended(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.builds(nodes.Not, inner),
         st.builds(nodes.And, inner, inner),
         st.builds(nodes.Or, inner, inner),
-        st.builds(nodes.Matches, WORDS, inner),
+        st.builds(nodes.Matches, WORDS, inner, st.booleans()),
     )
 
 
@@ -292,7 +292,7 @@ RIGHT = tuples(
             WORDS,
             EXPRESSIONS,
         ),
-        st.builds(nodes.Assign, WORDS, WORDS, EXPRESSIONS),
+        st.builds(nodes.Assign, WORDS, EXPRESSIONS, st.booleans()),
         st.builds(nodes.Meta, tuples(WORDS, least=1), WORDS, tuples(WORDS)),
         st.builds(nodes.Keep, tuples(WORDS, least=1)),
         st.builds(nodes.Erase, tuples(WORDS, least=1)),

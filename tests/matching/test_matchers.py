@@ -32,7 +32,7 @@ def fast(rules: RuleSet, gm: fx.GraphModule) -> list[tuple[str, str, dict[str, A
     facts = GraphFacts(gm)
     found = []
     for node in candidates(rules.program, gm.graph):
-        for program in rules_at(rules.program, node):
+        for program in rules_at(rules.program, node, facts):
             outcome = match_at(program, node, facts, lambda match: None)
             if outcome.match is not None:
                 bindings = _plain(outcome.match.bindings)
