@@ -151,7 +151,11 @@ def test_another_dialect_is_named_as_such(relation: str) -> None:
 
 def test_a_module_where_the_rule_has_functions() -> None:
     gm = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
-    rules = loads("rule r { z = relu(linear(x, w, b)) => z' = linear(x, w, b) }")
+    rules = loads("""
+    op fc = aten.linear.default
+    op act = aten.relu.default
+    rule r { z = act(fc(x, w, b)) => z' = fc(x, w, b) }
+    """)
     (explained,) = engine.explain(gm, rules).rules
     assert [note.partition(",")[0] for note in explained.notes] == [
         "your graph calls the module nn.ReLU '1'",
