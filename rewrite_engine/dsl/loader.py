@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import attrs
@@ -16,7 +18,7 @@ from rewrite_engine.dsl.catalog import Catalog, default_catalog
 from rewrite_engine.dsl.checked import RuleFile
 from rewrite_engine.dsl.definitions import check_definition
 from rewrite_engine.dsl.operators import Operators
-from rewrite_engine.dsl.parser import parse
+from rewrite_engine.dsl.parser import NOTHING_KNOWN, Part, parse, read
 from rewrite_engine.dsl.resolver import check_name, resolve_rule
 from rewrite_engine.dsl.scanner import MAX_FILE_BYTES
 from rewrite_engine.dsl.scopes import (
@@ -80,6 +82,60 @@ def check_text(
     return _load(Source(name, text), None, catalog)[1]
 
 
+@attrs.frozen(eq=False)
+class Unit:
+    """One file, opened: its items, what it defines or imports, and its tests.
+
+    The files it uses are looked up beside `path`; a text has none.
+    """
+
+    scope: Scope
+    path: Path | None
+    items: tuple[nodes.Item, ...] = ()
+    tests: list[tuple[nodes.TestDef, Scope]] = attrs.field(factory=list)
+    uses: list[tuple[nodes.Use, Path]] = attrs.field(factory=list)
+
+
+@attrs.frozen(eq=False)
+class Examination:
+    """A file as an editor asks about it, whatever is wrong with it.
+
+    `units` are the file and those it uses by their real paths; `parts` are their items
+    as read, by their text.
+    """
+
+    unit: Unit
+    file: RuleFile
+    findings: tuple[Diagnostic, ...]
+    units: Mapping[str, Unit]
+    parts: Mapping[str, Part]
+
+
+def examine(
+    source: Source,
+    path: Path | None,
+    *,
+    texts: Mapping[str, str] = MappingProxyType({}),
+    known: Mapping[str, Part] = NOTHING_KNOWN,
+    catalog: Catalog | None = None,
+) -> Examination:
+    """Everything about a text that is, or will be, the file at `path`.
+
+    `texts` are used instead of the files at those real paths; `known` are the parts of
+    earlier examinations, which are not parsed again.
+    """
+    session = _Session(catalog or default_catalog(), texts, known)
+    unit = session.open(source, path)
+    file = session.resolve(unit)
+    found = session.findings.sorted()
+    return Examination(unit, file, found, session.units, session.parts)
+
+
+def prelude_scope(catalog: Catalog | None = None) -> Scope:
+    """What every file has in scope."""
+    return _prelude(catalog or default_catalog())
+
+
 def _raise_or_return(file: RuleFile, found: tuple[Diagnostic, ...]) -> RuleFile:
     errors = [diagnostic for diagnostic in found if diagnostic.is_error]
     if errors:
@@ -90,20 +146,8 @@ def _raise_or_return(file: RuleFile, found: tuple[Diagnostic, ...]) -> RuleFile:
 def _load(
     source: Source, path: Path | None, catalog: Catalog | None
 ) -> tuple[RuleFile, tuple[Diagnostic, ...]]:
-    session = _Session(catalog or default_catalog())
-    return session.resolve(session.open(source, path)), session.findings.sorted()
-
-
-@attrs.frozen(eq=False)
-class _Unit:
-    """One file, opened: what it defines or imports, and its tests.
-
-    `folder` is where the files it uses are looked up; a text has none.
-    """
-
-    scope: Scope
-    folder: Path | None
-    tests: list[tuple[nodes.TestDef, Scope]] = attrs.field(factory=list)
+    found = examine(source, path, catalog=catalog)
+    return found.file, found.findings
 
 
 @attrs.define(eq=False)
@@ -111,30 +155,39 @@ class _Session:
     """One load: every file is opened once, and all findings are gathered."""
 
     catalog: Catalog
+    texts: Mapping[str, str]
+    known: Mapping[str, Part]
     findings: Findings = attrs.field(factory=Findings)
     operators: Operators = attrs.field(factory=Operators)
-    _units: dict[str, _Unit] = attrs.field(factory=dict)
+    units: dict[str, Unit] = attrs.field(factory=dict)
+    parts: dict[str, Part] = attrs.field(factory=dict)
     _opening: list[str] = attrs.field(factory=list)
 
-    def open(self, source: Source, path: Path | None) -> _Unit:
+    def open(self, source: Source, path: Path | None) -> Unit:
         """Parse a file and those it uses, and check its definitions."""
         real = os.path.realpath(path) if path else ""
         is_prelude = real == _prelude_path()
         enclosing = None if is_prelude else _prelude(self.catalog)
         scope = Scope(source, self.catalog, self.findings, enclosing)
-        unit = _Unit(scope, path.parent if path else None)
         self.findings.register(source)
+        unit = Unit(scope, path, self._items(scope))
         self._opening.append(real)
-        for item in _items(scope):
+        for item in unit.items:
             self._add(item, unit)
         self._opening.pop()
-        self._units[real] = unit
+        self.units[real] = unit
         for definition in scope.definitions.values():
             if definition.scope is scope:
                 check_definition(definition, self.operators)
         return unit
 
-    def resolve(self, unit: _Unit) -> RuleFile:
+    def _items(self, scope: Scope) -> tuple[nodes.Item, ...]:
+        reading = read(scope.source, self.known)
+        self.parts.update((part.text, part) for part in reading.parts)
+        self.findings.add_syntax(scope.source, reading.problems)
+        return _fit_items(scope, reading.file)
+
+    def resolve(self, unit: Unit) -> RuleFile:
         """The rules and tests of a unit, checked."""
         definitions = tuple(unit.scope.rules.values())
         if len(definitions) > MAX_RULES:
@@ -151,7 +204,7 @@ class _Session:
                 self.findings.add(diagnostic)
         return RuleFile(rules, tests)
 
-    def _add(self, item: nodes.Item, unit: _Unit) -> None:
+    def _add(self, item: nodes.Item, unit: Unit) -> None:
         scope = unit.scope
         match item:
             case nodes.Use():
@@ -171,24 +224,25 @@ class _Session:
 
     # --- used files ---
 
-    def _use(self, use: nodes.Use, unit: _Unit) -> None:
+    def _use(self, use: nodes.Use, unit: Unit) -> None:
         path = _locate(use, unit)
         if path is None:
             return
         real = os.path.realpath(path)
+        unit.uses.append((use, path))
         if real == _prelude_path():
             _check_names(use, unit.scope, _prelude(self.catalog))
         elif real in self._opening:
             message = f"`{use.path}` uses this file, directly or through others"
             unit.scope.report("E211", message, use.span)
         else:
-            used = self._units.get(real) or self._read_used(use, path, unit)
+            used = self.units.get(real) or self._read_used(use, path, unit)
             if used is not None:
                 _import(use, used, unit)
 
-    def _read_used(self, use: nodes.Use, path: Path, unit: _Unit) -> _Unit | None:
+    def _read_used(self, use: nodes.Use, path: Path, unit: Unit) -> Unit | None:
         try:
-            source = _read(path)
+            source = self._source(path)
         except RuleError as error:
             for diagnostic in error.diagnostics:
                 self.findings.add(diagnostic)
@@ -199,15 +253,14 @@ class _Session:
             return self.open(source, path)
         return None
 
+    def _source(self, path: Path) -> Source:
+        text = self.texts.get(os.path.realpath(path))
+        return _read(path) if text is None else Source(str(path), text)
 
-def _items(scope: Scope) -> tuple[nodes.Item, ...]:
+
+def _fit_items(scope: Scope, file: nodes.File) -> tuple[nodes.Item, ...]:
     """The items of a file that are fit for visitors that recurse."""
-    try:
-        items = parse(scope.source).items
-    except RuleError as error:
-        for diagnostic in error.diagnostics:
-            scope.findings.add(diagnostic)
-        return ()
+    items = file.items
     fit = tuple(item for item in items if not is_deeper(item, _MAX_LEVELS))
     for item in items if len(fit) < len(items) else ():
         if is_deeper(item, _MAX_LEVELS):
@@ -217,7 +270,7 @@ def _items(scope: Scope) -> tuple[nodes.Item, ...]:
     return fit
 
 
-def _import(use: nodes.Use, used: _Unit, unit: _Unit) -> None:
+def _import(use: nodes.Use, used: Unit, unit: Unit) -> None:
     """Make what a `use` asks for visible: all, or the names it lists."""
     if not _check_names(use, unit.scope, used.scope):
         return
@@ -260,13 +313,13 @@ def _prelude_path() -> str:
 def _prelude(catalog: Catalog) -> Scope:
     source = _read(Path(_prelude_path()))
     scope = Scope(attrs.evolve(source, name=PRELUDE), catalog, Findings())
-    for item in _items(scope):
+    for item in _fit_items(scope, parse(scope.source)):
         if isinstance(item, nodes.OpDef | nodes.PatternDef | nodes.FamilyDef):
             scope.define(Definition(item, scope))
     return scope
 
 
-def _locate(use: nodes.Use, unit: _Unit) -> Path | None:
+def _locate(use: nodes.Use, unit: Unit) -> Path | None:
     """The file that a `use` names: beside the using file, else a shipped one."""
     scope = unit.scope
     if len(use.path) > _MAX_PATH or not _USABLE.fullmatch(use.path):
@@ -274,7 +327,7 @@ def _locate(use: nodes.Use, unit: _Unit) -> Path | None:
         hint = "neither `..` nor an absolute path leads anywhere"
         scope.report("E210", message, use.span, hint=hint)
         return None
-    folders = [unit.folder] if unit.folder is not None else []
+    folders = [unit.path.parent] if unit.path is not None else []
     for folder in (*folders, rules_directory()):
         path = folder / use.path
         if not path.is_file():

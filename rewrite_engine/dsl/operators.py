@@ -108,7 +108,7 @@ class Operators:
         """The rows of `for (op, $p) in F` under the names that the rule gives them."""
         found = scope.find(use.family)
         if found is None or not isinstance(found.item, nodes.FamilyDef):
-            known = [n for n in scope.names() if _is_family(scope, n)]
+            known = [n for n in scope.visible() if _is_family(scope, n)]
             hint = scope.did_you_mean(use.family, known)
             message = f"there is no family `{use.family}`"
             scope.report("E205", message, use.span, hint=hint)
@@ -261,7 +261,9 @@ def _report_unknown(scope: Scope, name: nodes.Name) -> None:
 def _similar_operators(scope: Scope, name: str) -> str | None:
     if not scope.findings.may_suggest():
         return None
-    near = did_you_mean(name, (*scope.names(), *FUNCTIONS)) if "." not in name else None
+    near = (
+        did_you_mean(name, (*scope.visible(), *FUNCTIONS)) if "." not in name else None
+    )
     return near or suggestion(scope.catalog.suggest(name))
 
 

@@ -46,6 +46,7 @@ def resolve_rule(definition: Definition, operators: Operators) -> Rule | None:
     if left is None:
         return None
     env = Environment(scope, dict(left.names.entries), left.presence)
+    scope.names[item.span] = env.entries
     env.slot = left.names.family.slot if left.names.family else None
     rows = left.names.family.rows if left.names.family else ()
     right = Right(

@@ -86,6 +86,15 @@ def split_items(text: str) -> Iterator[Span]:
         yield Span(start, end)
 
 
+def blanked(text: str) -> str:
+    """The text with spaces in place of comments and strings."""
+
+    def blank(found: re.Match[str]) -> str:
+        return found[0] if found["mark"] else " " * len(found[0])
+
+    return _LANDMARK.sub(blank, text)
+
+
 def unclosed(marks: tuple[Mark, ...], span: Span) -> Mark | None:
     """The innermost bracket that is opened and never closed within a span."""
     stack: list[Mark] = []

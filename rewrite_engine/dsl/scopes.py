@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -13,6 +13,7 @@ import attrs
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.catalog import Catalog
+from rewrite_engine.dsl.names import Entry
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.source import Source, Span
 
@@ -28,10 +29,21 @@ class Findings:
     _places: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
     _suggested: int = 0
     _order: dict[str, int] = attrs.field(factory=dict)
+    _broken: dict[str, frozenset[Diagnostic]] = attrs.field(factory=dict)
 
     def register(self, source: Source) -> None:
         """Findings are sorted by the order in which sources are registered."""
         self._order.setdefault(source.name, len(self._order))
+
+    def add_syntax(self, source: Source, found: Iterable[Diagnostic]) -> None:
+        """Add faults of syntax; other findings about their source may follow from them
+        and are not shown.
+        """
+        faults = frozenset(found)
+        for fault in faults:
+            self.add(fault)
+        if faults:
+            self._broken[source.name] = faults
 
     def may_suggest(self) -> bool:
         """Whether a search for similar names is still worth its time."""
@@ -55,7 +67,12 @@ class Findings:
             order = self._order.get(found.source.name, 0)
             return order, found.span.start, found.code
 
-        return tuple(sorted(self._found.values(), key=place))
+        shown = (f for f in self._found.values() if self._is_shown(f))
+        return tuple(sorted(shown, key=place))
+
+    def _is_shown(self, found: Diagnostic) -> bool:
+        faults = self._broken.get(found.source.name)
+        return faults is None or found in faults
 
 
 @attrs.frozen(eq=False)
@@ -73,7 +90,10 @@ class Definition:
     def name_span(self) -> Span:
         if isinstance(self.item, nodes.RuleDef):
             return self.item.name_span
-        return span_of_name(self.scope.source, self.item.span, self.name)
+        text, span = self.scope.source.text, self.item.span
+        keyword = re.compile(r"\w+").match(text, span.start)
+        after = Span(keyword.end(), span.end) if keyword else span
+        return span_of_name(self.scope.source, after, self.name)
 
     def note(self, message: str) -> Note:
         """A remark that points at this definition."""
@@ -85,6 +105,7 @@ class Scope:
     """The definitions visible in one file; `enclosing` is the prelude's scope.
 
     Rules have names of their own: a rule and an operator may be called alike.
+    `names` are those within each rule and test, by its span, once it is resolved.
     """
 
     source: Source
@@ -93,6 +114,7 @@ class Scope:
     enclosing: Scope | None = None
     definitions: dict[str, Definition] = attrs.field(factory=dict)
     rules: dict[str, Definition] = attrs.field(factory=dict)
+    names: dict[Span, Mapping[str, Entry]] = attrs.field(factory=dict)
 
     def report(
         self,
@@ -134,8 +156,9 @@ class Scope:
         """A hint with the known names most like `name`, for the first such faults."""
         return did_you_mean(name, known) if self.findings.may_suggest() else None
 
-    def names(self) -> tuple[str, ...]:
-        outer = self.enclosing.names() if self.enclosing else ()
+    def visible(self) -> tuple[str, ...]:
+        """The names of all operator classes, families and patterns."""
+        outer = self.enclosing.visible() if self.enclosing else ()
         return (*self.definitions, *outer)
 
 
