@@ -18,6 +18,7 @@ from rewrite_engine.commands import (
     explain,
     explain_code,
     fmt,
+    lsp,
     outcome,
     show,
     test,
@@ -25,7 +26,7 @@ from rewrite_engine.commands import (
 from rewrite_engine.commands import list as list_
 from rewrite_engine.errors import GraphError, RewriteError, RuleError
 
-_COMMANDS = (demo, apply, explain, check, fmt, show, list_, test, explain_code)
+_COMMANDS = (demo, apply, explain, check, fmt, show, list_, test, explain_code, lsp)
 _DESCRIPTION = "Rewrite PyTorch graphs with rules."
 _EPILOG = (
     "exit status: 0 done, 1 findings, 2 usage or rule error, 3 refused input, "

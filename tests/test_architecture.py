@@ -32,7 +32,15 @@ LAYERS = (
     ("ruleset",),
     ("engine", "rule_tests"),
     ("equalize",),
-    ("integrations", "cli", "commands", "demo", "model_files", "pytest_plugin"),
+    (
+        "integrations",
+        "cli",
+        "commands",
+        "demo",
+        "model_files",
+        "pytest_plugin",
+        "language_server",
+    ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -26,6 +26,7 @@ COMMANDS = (
     "list",
     "test",
     "explain-code",
+    "lsp",
 )
 
 RELU_TWICE = """\

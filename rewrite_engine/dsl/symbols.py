@@ -58,6 +58,11 @@ class Occurrence:
     span: Span
     symbol: Symbol
 
+    @property
+    def is_definition(self) -> bool:
+        """Whether this is where its symbol is defined, if it is in the same file."""
+        return self.span == self.symbol.span
+
 
 def symbols_of(scope: Scope, items: Iterable[nodes.Item]) -> tuple[Occurrence, ...]:
     """Every place in a file where a name stands that means something, in order."""

@@ -1,0 +1,41 @@
+"""`lsp`: the language server that editors start."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+from rewrite_engine.commands.outcome import DONE, UsageError
+
+if TYPE_CHECKING:
+    from rewrite_engine.commands import Subparsers
+
+_MISSING = "the language server needs an extra: pip install 'rewrite-engine[lsp]'"
+
+
+def register(commands: Subparsers) -> None:
+    """Add the command."""
+    parser = commands.add_parser("lsp", help="serve an editor over standard input")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until the editor says that it is done."""
+    try:
+        from rewrite_engine.language_server.server import create_server
+    except ModuleNotFoundError as error:
+        if error.name not in ("pygls", "lsprotocol"):
+            raise
+        raise UsageError(_MISSING) from None
+    with _own_output() as replies:
+        create_server().start_io(sys.stdin.buffer, replies)
+    return DONE
+
+
+def _own_output() -> BinaryIO:
+    """Standard output for messages alone; what others print goes to standard error."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return replies

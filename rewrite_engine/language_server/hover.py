@@ -1,0 +1,157 @@
+"""What is known about the word under the pointer, as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.expression_text import print_expr
+from rewrite_engine.dsl.functions import DTYPES, FUNCTIONS
+from rewrite_engine.dsl.names import DESCRIPTIONS, NameKind
+from rewrite_engine.dsl.scopes import Scope
+from rewrite_engine.dsl.symbols import Symbol
+from rewrite_engine.dsl.walk import names_read
+from rewrite_engine.language_server.cursor import cursor_at
+from rewrite_engine.language_server.documents import Document
+from rewrite_engine.language_server.schemas import (
+    parameter_text,
+    signature_text,
+    signatures,
+)
+from rewrite_engine.source import Span
+
+_WORD: Final = re.compile(r"[$.]?[A-Za-z_][\w.]*'?")
+_MOST_SCHEMAS: Final = 12
+
+
+@attrs.frozen
+class Hover:
+    """What is said about a word; `rule` is its rule, if the word names one."""
+
+    span: Span
+    text: str
+    rule: Symbol | None = None
+
+
+def hover(document: Document, offset: int) -> Hover | None:
+    """What is known about the word at a character."""
+    found = document.occurrence_at(offset)
+    if found is not None:
+        rule = found.symbol if found.symbol.kind == "rule" else None
+        text = "\n\n".join(_of_symbol(document.scope, found.symbol))
+        return Hover(found.span, text, rule)
+    word = _word_at(document.text, offset)
+    if word is None:
+        return None
+    text = "\n\n".join(_of_word(document, word))
+    return Hover(word, text) if text else None
+
+
+def _word_at(text: str, offset: int) -> Span | None:
+    line = text.rfind("\n", 0, offset) + 1
+    words = _WORD.finditer(text, line, len(text))
+    for word in words:
+        if word.start() > offset:
+            return None
+        if offset <= word.end():
+            return Span(*word.span())
+    return None
+
+
+# --- names ---
+
+
+def _of_symbol(scope: Scope, symbol: Symbol) -> Iterator[str]:
+    item = symbol.item
+    if symbol.is_local:
+        yield from _of_name(scope, symbol)
+        return
+    whole = symbol.source.text[item.span.start : item.span.end]
+    is_rule = isinstance(item, nodes.RuleDef)
+    yield _code(whole.partition("{")[0].rstrip() if is_rule else whole)
+    yield from filter(None, [getattr(item, "doc", "")])
+    if symbol.kind == "operator":
+        yield _schemas(scope, symbol.name)
+
+
+def _of_name(scope: Scope, symbol: Symbol) -> Iterator[str]:
+    item, name = symbol.item, symbol.name
+    if symbol.kind == "slot":
+        yield f"`{name}`: the operator of the family"
+        yield _schemas(scope, name, _text(symbol.source.text, item.span))
+        return
+    kind: NameKind = symbol.kind  # type: ignore[assignment]  # what is local is no item
+    yield f"`{name}`: {DESCRIPTIONS[kind].format(name)}"
+    if isinstance(item, nodes.RuleDef):
+        lines = [*_bound(item, symbol), *_guards(item, name)]
+        if lines:
+            yield _code("\n".join(lines))
+    if isinstance(item, nodes.TestDef):
+        given = [g for g in item.given if g.name == name]
+        yield from (_code(_text(symbol.source.text, g.span)) for g in given)
+
+
+def _bound(rule: nodes.RuleDef, symbol: Symbol) -> Iterator[str]:
+    """The statements that give a name its meaning, and what it becomes."""
+    kinds = nodes.Bind | nodes.Replace | nodes.Constructed
+    for statement in (*rule.left, *rule.right):
+        if isinstance(statement, kinds) and statement.name == symbol.name:
+            yield _text(symbol.source.text, statement.span)
+
+
+def _guards(rule: nodes.RuleDef, name: str) -> Iterator[str]:
+    """The guards that speak of a name: its type, if any is written."""
+    wheres = (s for s in rule.left if isinstance(s, nodes.Where))
+    for guard in (guard for where in wheres for guard in where.guards):
+        if name in names_read(guard):
+            yield f"where {print_expr(guard)}"
+
+
+# --- other words ---
+
+
+def _of_word(document: Document, word: Span) -> Iterator[str]:
+    text = _text(document.text, word)
+    after = document.text[word.end :].lstrip()
+    if after.startswith("=") and not after.startswith(("==", "=>")):
+        yield from _of_parameter(document, word, text)
+        return
+    if document.scope.catalog.lookup(text):
+        yield _schemas(document.scope, text)
+    elif text in FUNCTIONS and after.startswith("("):
+        yield _code(str(FUNCTIONS[text]))
+        yield "computed while matching"
+    elif text in DTYPES:
+        yield f"`torch.{DTYPES[text]}`"
+
+
+def _of_parameter(document: Document, word: Span, name: str) -> Iterator[str]:
+    cursor = cursor_at(document.text, word.start)
+    if cursor.call is None:
+        return
+    item_text = _text(document.text, cursor.item)
+    for signature in signatures(document.scope, cursor.call.callee, item_text):
+        parameter = signature.parameter(name)
+        if parameter is not None:
+            yield _code(parameter_text(parameter))
+            yield f"parameter of `{signature.path}`"
+            return
+
+
+def _schemas(scope: Scope, callee: str, item_text: str = "") -> str:
+    found = [signature_text(s) for s in signatures(scope, callee, item_text)]
+    more = len(found) - _MOST_SCHEMAS
+    shown = found[:_MOST_SCHEMAS] + ([f"# and {more} more"] if more > 0 else [])
+    return _code("\n".join(shown))
+
+
+def _text(text: str, span: Span) -> str:
+    return text[span.start : span.end]
+
+
+def _code(text: str) -> str:
+    return f"```rewrite-rules\n{text}\n```"
