@@ -200,10 +200,13 @@ class _Names:
                 self._note(id, self._words(after)[0])
             case nodes.HasType(id, span=span) | nodes.Given(id, span=span):
                 self._note(id, _first(span, id))
-            case nodes.IsConst(id, span=span) | nodes.Matches(id, span=span):
+            case nodes.IsConst(id, span=span) | nodes.StateRead(id, span=span):
                 self._note(id, _first(span, id))
-            case nodes.StateRead(id, span=span) | nodes.Assign(id, span=span):
-                self._note(id, _first(span, id))
+            case nodes.Matches(id, _, of_readers, span=span):
+                self._note(id, self._words(span)[1 if of_readers else 0])
+            case nodes.Assign(target, _, own, span=span):
+                head = target.partition(".")[0]
+                self._note(head, self._words(span)[1 if own else 0])
 
     def _call(self, callee: nodes.Name) -> None:
         """A callee is a name of the item if that is the family's or a capture."""

@@ -38,7 +38,7 @@ WORDS: Final = {
         "none",
     ),
     "right": (
-        *("param", "buffer", "value", "meta", "keep", "erase", "if", "else"),
+        *("param", "buffer", "value", "own", "meta", "keep", "erase", "if", "else"),
         *("true", "false", "none", "not", "and", "or"),
     ),
     "body": (

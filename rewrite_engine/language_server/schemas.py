@@ -27,7 +27,8 @@ def _of_item(scope: Scope, item: nodes.Item) -> Iterator[Signature]:
     match item:
         case nodes.OpDef(spellings=spellings):
             for name in spellings:
-                yield from scope.catalog.lookup(name.id)
+                # `nn.Conv2d+` is that class and its subclasses.
+                yield from scope.catalog.lookup(name.id.removesuffix("+"))
         case nodes.FamilyDef(rows=rows):
             for row in rows:
                 if isinstance(row.values[0], nodes.Name):
