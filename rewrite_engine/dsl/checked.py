@@ -297,14 +297,24 @@ class Choose:
     span: Span = _span()
 
 
-Value = Use | Computed | MakeList | Spread | Build | Reemit | Choose
+@attrs.frozen
+class Initial:
+    """`initial(w)`: the state that `w` was before any write of the run."""
+
+    name: str
+    span: Span = _span()
+
+
+Value = Use | Initial | Computed | MakeList | Spread | Build | Reemit | Choose
 
 
 @attrs.frozen
 class Create:
-    """`name = value` (kind `node`), or a constant computed at rewrite time."""
+    """`name = value` (kind `node`), a constant computed at rewrite time, or a write of
+    the state that `name` stands for (`own`: other readers keep the old value).
+    """
 
-    kind: OneOf["node", "param", "buffer", "value"]
+    kind: OneOf["node", "param", "buffer", "value", "write", "own"]
     name: str
     value: Value
     replaces: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal as OneOf
+
 import attrs
 
 from rewrite_engine.dsl import nodes
@@ -9,8 +11,8 @@ from rewrite_engine.dsl.checked import CopyMeta, Create, Value
 from rewrite_engine.dsl.conditions import Names
 from rewrite_engine.dsl.names import Entry, NameKind
 from rewrite_engine.dsl.scopes import span_of_name, spans_of_names
-from rewrite_engine.dsl.values import Right, makes_value, may_be_absent
-from rewrite_engine.dsl.walk import names_read
+from rewrite_engine.dsl.values import INITIAL, Right, makes_value, may_be_absent
+from rewrite_engine.dsl.walk import names_read, walk
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
@@ -72,8 +74,7 @@ class Statements:
             case nodes.Erase(names, span=span):
                 self._mark(names, self.erase, self.keep, span)
             case nodes.Assign():
-                message = "the state of modules cannot be written yet"
-                self._report("E901", message, statement.span)
+                self._assign(statement)
 
     def _bind(self, statement: nodes.Bind) -> None:
         value = self._graph_value(statement.value, optional=True)
@@ -110,21 +111,47 @@ class Statements:
         if kind != "value" and self._is_literal(value):
             message = f"a {kind} is a tensor, and this is a literal"
             self._report("E401", message, statement.value.span)
-        self._check_stage(statement)
+        self._check_stage(statement, kind)
         if kind == "value":
             self._loose.add(name)
         after = Span(statement.span.start + len(kind), statement.span.end)
         self._declare(name, "constant", self._name_span(after, name))
         self.creates.append(Create(kind, name, value, span=statement.span))
 
-    def _check_stage(self, statement: nodes.Constructed) -> None:
+    def _assign(self, statement: nodes.Assign) -> None:
+        name, env = statement.target, self.right.env
+        entry = env.entries.get(name)
+        span = self._name_span(statement.span, name)
+        env.read.add(name)
+        if entry is None or entry.kind != "variable":
+            what = f"`{name}` is not bound" if entry is None else entry.describe()
+            hint = None
+            if "." in name:
+                hint = (
+                    f"name the operand in the call: `…, {name.partition('.')[2]}=w, ..`"
+                )
+            message = f"only an operand of the left side is written, and {what}"
+            self._report("E512", message, span, hint=hint)
+            return
+        # What is absent is not written.
+        value = self.right.value(statement.value, self.present | {name})
+        if self._is_literal(value):
+            message = "a tensor is needed, and this is a literal"
+            self._report("E401", message, statement.value.span)
+        self._check_stage(statement, "value to be stored")
+        kind: OneOf["write", "own"] = "own" if statement.own else "write"
+        self.creates.append(Create(kind, name, value, span=statement.span))
+
+    def _check_stage(
+        self, statement: nodes.Constructed | nodes.Assign, what: str
+    ) -> None:
         """Report nodes of the right side, which are not there yet."""
         for name in sorted(names_read(statement.value)):
             entry = self.right.env.entries.get(name)
             if entry is None or entry.kind != "node":
                 continue
             message = (
-                f"`{name}` is a node of the new graph, and a {statement.kind}"
+                f"`{name}` is a node of the new graph, and a {what}"
                 " is computed before there is one"
             )
             span = self._name_span(statement.value.span, name)
@@ -154,6 +181,11 @@ class Statements:
         if self._is_literal(value) and not (optional and may_be_absent(value)):
             message = "a graph value is needed, and this is a literal"
             self._report("E401", message, expr.span)
+        for call in walk(expr):
+            if isinstance(call, nodes.Call) and call.callee.id == INITIAL:
+                message = "what a state was at first is no value of the graph"
+                hint = "it is for `value`, `param`, `buffer` and `<-`"
+                self._report("E406", message, call.span, hint=hint)
         for name in sorted(names_read(expr) & self._loose):
             message = f"`{name}` is not stored, so no node of the graph can read it"
             span = self._name_span(expr.span, name)

@@ -59,9 +59,9 @@ def _unreplaced_roots(rule: Rule) -> Iterator[Diagnostic]:
     replaced = {create.name for create in rule.creates if create.replaces}
     for binding in rule.bindings:
         name = binding.name
-        if name in rule.roots and name not in replaced | rule.erase:
+        if name in rule.roots and name not in replaced | rule.erase | rule.keep:
             message = f"the right side does not say what `{name}` becomes"
-            hint = f"write `{name}' = …`"
+            hint = f"write `{name}' = …`, or `keep {name}` if it stays"
             notes = (Note("no other statement contains it, so its users need one"),)
             yield Diagnostic("E501", message, binding.span, rule.source, notes, hint)
 

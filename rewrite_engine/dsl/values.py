@@ -16,6 +16,7 @@ from rewrite_engine.dsl.checked import (
     Choose,
     Computed,
     Either,
+    Initial,
     MakeList,
     Operator,
     Reemit,
@@ -154,6 +155,8 @@ class Right:
     def _call(self, call: nodes.Call, present: Names) -> Value:
         scope, name = self.env.scope, call.callee.id
         entry = self.env.entries.get(name)
+        if name == INITIAL and entry is None and scope.find(name) is None:
+            return self._initial(call, present)
         if call.optional or call.chain:
             sign = "?" if call.optional else f"^{call.chain}"
             message = f"`{name}{sign}(…)` has no place on a right side"
@@ -177,6 +180,14 @@ class Right:
         for operand in (*call.args, *(keyword.value for keyword in call.keywords)):
             self.value(operand, present)
         return Computed(call, span=call.span)
+
+    def _initial(self, call: nodes.Call, present: Names) -> Value:
+        if len(call.args) != 1 or not isinstance(call.args[0], nodes.Name):
+            message = f"`{INITIAL}(…)` takes the name of an operand"
+            self.env.scope.report("E407", message, call.span)
+            return Computed(call, span=call.span)
+        self._name(call.args[0], present)
+        return Initial(call.args[0].id, span=call.span)
 
     def _build(
         self, target: Operator | Slot, call: nodes.Call, present: Names
@@ -245,6 +256,9 @@ class Right:
         return Reemit(captured.name, values, span=call.span)
 
 
+INITIAL: Final = "initial"
+"""`initial(w)`: what the state `w` was before any write of the run."""
+
 _FORMS: Final[Mapping[type, str]] = {
     nodes.Wildcard: "`_`",
     nodes.Rest: "`..`",
@@ -262,7 +276,7 @@ def kind_of(value: Value) -> calls.OperandKind:
             return "none"
         case Computed():
             return "literal"
-        case Use() | Build() | Reemit():
+        case Use() | Initial() | Build() | Reemit():
             return "value"
     return "any"
 
@@ -271,7 +285,7 @@ def makes_value(value: Value) -> bool:
     """Whether the result is one graph value, whatever is chosen."""
     if isinstance(value, Choose):
         return makes_value(value.then) and makes_value(value.otherwise)
-    return isinstance(value, Use | Build | Reemit)
+    return isinstance(value, Use | Initial | Build | Reemit)
 
 
 def may_be_absent(value: Value) -> bool:

@@ -34,17 +34,35 @@ class ConcreteRight:
             if node.op == "placeholder":
                 self.copies[node] = self.graph.placeholder(str(node.target))
         self.names = self.left.names()
+        self._write_all()
         for node in self.replacement.nodes:
-            if "statement" in node.meta:
+            if "statement" in node.meta and node.target not in _WRITES:
                 # Later conditions may ask whether a new node is there.
                 self.names.update(dict.fromkeys(node.meta["names"], self.value(node)))
         replaced = self.replacement.output_node().args[0]
         results = []
         for root in roots_of(self.left.matcher):
-            name = next(n for n in root.meta["names"] if n in replaced)
-            results.append(self.value(replaced[name]))
+            name = next((n for n in root.meta["names"] if n in replaced), None)
+            if name is None:
+                results.append(self.old(self.left.values[root]))
+            else:
+                results.append(self.value(replaced[name]))
         self.graph.output(tuple(results))
         return self.graph
+
+    def _write_all(self) -> None:
+        """What reads the old state from now on reads the new one."""
+        statements = [n for n in self.replacement.nodes if "statement" in n.meta]
+        for node in statements:
+            if node.target in _CONSTANTS:
+                self.value(node)
+        writes = [node for node in statements if node.target in _WRITES]
+        values = [self.value(node.args[1]) for node in writes]
+        for node, value in zip(writes, values, strict=True):
+            old = self.names[str(node.args[0].target)]
+            if isinstance(old, fx.Node) and value is not None:
+                self.copies[old] = value
+                self.values[node.args[0]] = value
 
     def old(self, value: Any) -> Any:
         """A value of the left side, in the right side's graph."""
@@ -145,6 +163,10 @@ class ConcreteRight:
                 else self.old(node)
             )
         return moved[node]
+
+
+_CONSTANTS = (markers.param, markers.buffer, markers.value)
+_WRITES = (markers.write, markers.own)
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:

@@ -73,6 +73,21 @@ def buffer(value: object) -> NoReturn:
     _symbolic("buffer")
 
 
+def write(state: object, value: object) -> NoReturn:
+    """`w <- e`: a new tensor in the place of the one that `w` stands for."""
+    _symbolic("write")
+
+
+def own(state: object, value: object) -> NoReturn:
+    """`own w <- e`: as `write`, but other readers keep the old tensor."""
+    _symbolic("own")
+
+
+def initial(state: object) -> NoReturn:
+    """What a state was before any write of the run."""
+    _symbolic("initial")
+
+
 def value(value: object) -> NoReturn:
     """A constant computed at rewrite time and stored nowhere."""
     _symbolic("value")

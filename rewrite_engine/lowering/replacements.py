@@ -29,6 +29,9 @@ _CONSTANTS = {
 }
 
 
+_WRITES = {"write": markers.write, "own": markers.own}
+
+
 def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
     """The replacement graph of a rule.
 
@@ -79,6 +82,11 @@ class _ReplacementBuilder:
 
     def create(self, create: checked.Create) -> None:
         node = self.value(create.value)
+        if create.kind in _WRITES:
+            args = (self._names[create.name], node)
+            node = self.graph.call_function(_WRITES[create.kind], args)
+            node.meta.update(names=[], statement=create.span)
+            return
         if create.kind != "node":
             node = self.graph.call_function(_CONSTANTS[create.kind], (node,))
         name = f"{create.name}'" if create.replaces else create.name
@@ -93,6 +101,8 @@ class _ReplacementBuilder:
         match value:
             case checked.Use(name):
                 return self._names[name]
+            case checked.Initial(name):
+                return self.graph.call_function(markers.initial, (self._names[name],))
             case checked.Computed(nodes.Constant(constant)):
                 return constant
             case checked.Computed(expr):
@@ -141,13 +151,16 @@ def _names_used(creates: tuple[checked.Create, ...]) -> list[str]:
     made: set[str] = set()
     for create in creates:
         names += [n for n in _value_names(create.value) if n not in made]
+        if create.kind in _WRITES:
+            names.append(create.name)
+            continue
         made.add(f"{create.name}'" if create.replaces else create.name)
     return names
 
 
 def _value_names(value: checked.Value) -> list[str]:
     match value:
-        case checked.Use(name) | checked.Spread(name):
+        case checked.Use(name) | checked.Initial(name) | checked.Spread(name):
             return [name]
         case checked.Computed(expr):
             return list(names_read(expr))

@@ -21,6 +21,7 @@ from rewrite_engine.matching.match import CapturedCalls, Match, MatchScope
 from rewrite_engine.rewriting.folding import Constant, constant_node_value, fold
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.state import State, constant_name
+from rewrite_engine.rewriting.state_writes import StateWriter
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueTypes
 
@@ -79,6 +80,10 @@ class _Builder:
     def run(self) -> Built:
         graph = self.match.rule.replacement_graph
         statements = [node for node in graph.nodes if "statement" in node.meta]
+        writes = [node for node in statements if node.target in _WRITES]
+        if writes:
+            statements = [node for node in statements if node.target not in _WRITES]
+            self._write_all(writes, statements)
         for node in statements:
             # Later conditions and literals may ask about it. A constant is stored when
             # the graph first reads it, and a `value` never is.
@@ -91,6 +96,38 @@ class _Builder:
         }
         created, folded = tuple(self.created), tuple(self.folded)
         return Built(created, replaced, self.copies, names, folded)
+
+    # --- state ---
+
+    def _write_all(self, writes: list[fx.Node], statements: list[fx.Node]) -> None:
+        """Make the writes; every constant is computed from what was there before."""
+        for node in statements:
+            if node.target in _CONSTANTS:
+                self.value(node)
+        writes = [node for node in writes if self._target(node) is not None]
+        values = [self._folded(node.args[1]) for node in writes]
+        writer = StateWriter(self.match, self.transaction, self.state)
+        for node, value in zip(writes, values, strict=True):
+            self._write(writer, node, value)
+
+    def _target(self, write: fx.Node) -> Any:
+        """What is written; None if it is an operand that is absent."""
+        return self.scope.names[str(write.args[0].target)]
+
+    def _write(self, writer: StateWriter, pattern: fx.Node, value: Any) -> None:
+        name, old = str(pattern.args[0].target), self._target(pattern)
+        if not isinstance(value, Constant):
+            raise Refused(f"'{name}' would become what is no tensor")
+        self.folded[old] = None
+        new = writer.write(name, old, value, own=pattern.target is markers.own)
+        if new is not old and new in self.transaction.created:
+            self.created.append(new)
+        for each, bound in self.scope.names.items():
+            if isinstance(bound, fx.Node):
+                kept = new if bound is old else writer.renamed(bound)
+                self.scope.names[each] = kept
+        for placeholder in [p for p in self._built if p.op == "placeholder"]:
+            del self._built[placeholder]
 
     def _matched(self, name: str) -> fx.Node:
         value = self.match.bindings[name]
@@ -288,6 +325,10 @@ class _Builder:
             return self._folded(self._chosen(pattern))
         if isinstance(pattern.target, OperatorPattern):
             return self._folded_call(pattern)
+        if pattern.target is markers.initial:
+            state = self.value(pattern.args[0])
+            self.folded[state] = None
+            return constant_node_value(state, self.state.initial(state))
         value = self.value(pattern)
         if isinstance(value, fx.Node):
             self.folded[value] = None
@@ -337,6 +378,10 @@ class _Builder:
             elif isinstance(item, fx.Node) and item.target is not markers.computed:
                 todo.extend(reversed([*item.args, *item.kwargs.values()]))
         return None
+
+
+_CONSTANTS = (markers.param, markers.buffer, markers.value)
+_WRITES = (markers.write, markers.own)
 
 
 def _has_gradients(tensor: torch.Tensor) -> bool:

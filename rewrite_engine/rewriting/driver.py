@@ -239,17 +239,20 @@ class Driver:
         for old, new in built.replaced.items():
             self.transaction.replace_uses(old, new)
             self.aliases.unite(old, new)
-        self._remove(unread, match)
+        self._remove(unread, match, staying(match, built))
         self._check_gone(match, built)
+        self._state.readers.add(built.created)
 
     # --- dead nodes ---
 
-    def _remove(self, unread: set[fx.Node], match: Match) -> None:
+    def _remove(
+        self, unread: set[fx.Node], match: Match, staying: set[fx.Node]
+    ) -> None:
         """Detach what is no longer read, and what only it read."""
         todo = sorted(unread)
         while todo:
             node = todo.pop()
-            if node.users or not self._may_go(node, match):
+            if node.users or node in staying or not self._may_go(node, match):
                 continue
             operands = sorted(node.all_input_nodes)
             self.transaction.detach(node)
@@ -265,11 +268,12 @@ class Driver:
     def _check_effects_kept(self, match: Match, built: Built) -> None:
         """Every effect of the match happens exactly once in the new graph."""
         erased = {match.bindings[name] for name in match.rule.erase}
-        check_constants(built.folded, erased, self.aliases)
+        check_constants(built.folded, erased | watching(match), self.aliases)
         check_order(built.copies, self.aliases)
         copies = Counter(built.copies.values())
+        unmoved = erased | staying(match, built)
         for call in match.calls:
-            if call in erased or not self.aliases.effect(call).effectful:
+            if call in unmoved or not self.aliases.effect(call).effectful:
                 continue
             if copies[call] != 1:
                 raise Refused(f"the effect of '{call}' would be lost or repeated")
@@ -330,6 +334,27 @@ class Driver:
     def report(self, seconds: float) -> Report:
         rules = (self._tallies[id(r)].report(r.rule.name) for r in self._program.rules)
         return Report(tuple(rules), seconds)
+
+
+def staying(match: Match, built: Built) -> set[fx.Node]:
+    """The calls of a match that stay: roots that it keeps, and what these read."""
+    kept = {match.bindings[name] for name in match.rule.keep} & set(match.roots)
+    todo, found = list(kept - built.replaced.keys()), set()
+    while todo:
+        call = todo.pop()
+        if call in match.calls and call not in found and call not in built.replaced:
+            found.add(call)
+            todo.extend(call.all_input_nodes)
+    return found
+
+
+def watching(match: Match) -> set[fx.Node]:
+    """The observers of a match: they write their own state whenever they run."""
+    return {
+        call
+        for call, spelling in match.calls.items()
+        if spelling.form is not None and not spelling.signature.functions
+    }
 
 
 @contextmanager

@@ -91,7 +91,10 @@ def states(model: Model, recurse: bool) -> list[State]:
         )
     inner = _nested(outermost.facts.module) if recurse else []
     sealed = isinstance(model, ExportedProgram)
-    return [outermost, *(ModuleState.of(m, is_sealed=sealed) for m in inner)]
+    return [
+        outermost,
+        *(ModuleState.of(m, outermost.readers, is_sealed=sealed) for m in inner),
+    ]
 
 
 def _nested(module: fx.GraphModule) -> list[fx.GraphModule]:

@@ -5,7 +5,8 @@ inputs of an ExportedProgram.
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from collections.abc import Callable, MutableMapping
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 import torch
@@ -20,6 +21,7 @@ from torch.export.graph_signature import (
 )
 
 from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.rewriting.readers import Readers
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.tensor_types import UNKNOWN, attribute
@@ -31,17 +33,30 @@ class State(Protocol):
     """Where the constants of one graph live."""
 
     facts: GraphFacts
+    readers: Readers
 
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
     ) -> fx.Node:
         """A node that stands for a new constant; stored at `store`."""
 
+    def write(
+        self, transaction: Transaction, node: fx.Node, value: torch.Tensor
+    ) -> None:
+        """Let a new tensor take the place of the one that a node stands for."""
+
+    def initial(self, node: fx.Node) -> torch.Tensor | None:
+        """The tensor that a node stood for before any write."""
+
+    def own_name(self, node: fx.Node) -> str:
+        """The name for a copy of the constant that a node stands for."""
+
     def store(self, transaction: Transaction) -> None:
         """Give the module its new constants."""
 
 
-def _fresh(wanted: str, taken: Any) -> str:
+def fresh_name(wanted: str, taken: Callable[[str], bool]) -> str:
+    """A name that is not taken, as near as possible to the one wanted."""
     name, number = wanted, 0
     while taken(name):
         number += 1
@@ -56,26 +71,83 @@ def constant_name(source: str, name: str) -> str:
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', source)}_{name}"
 
 
+Table: TypeAlias = MutableMapping[str, Any]
+"""What holds tensors under names: a dictionary of a module or of a program."""
+
+
+@attrs.frozen(eq=False)
+class _Writes:
+    """The tensors that were written, as they were at first."""
+
+    initial: dict[tuple[int, str], torch.Tensor] = attrs.field(factory=dict)
+
+    def write(
+        self, transaction: Transaction, table: Table, name: str, new: torch.Tensor
+    ) -> None:
+        old = table[name]
+        self.initial.setdefault((id(table), name), old)
+        transaction.record(lambda: table.__setitem__(name, old))
+        table[name] = new
+
+    def at_first(self, table: Table, name: str) -> torch.Tensor | None:
+        found = self.initial.get((id(table), name), table.get(name))
+        return found if isinstance(found, torch.Tensor) else None
+
+
 @attrs.define(eq=False)
 class ModuleState:
     """State of a GraphModule: constants are `get_attr` nodes."""
 
     facts: GraphFacts
+    readers: Readers
     staged: dict[str, torch.Tensor]
     is_sealed: bool = False
     """Whether the module belongs to a program whose signature lists all constants."""
+    _writes: _Writes = attrs.field(factory=_Writes)
 
     @staticmethod
-    def of(module: fx.GraphModule, *, is_sealed: bool = False) -> ModuleState:
+    def of(
+        module: fx.GraphModule,
+        readers: Readers | None = None,
+        *,
+        is_sealed: bool = False,
+    ) -> ModuleState:
+        """The state of a graph; `readers` are those of the whole model."""
         staged: dict[str, torch.Tensor] = {}
-        return ModuleState(GraphFacts(module, {}, staged), staged, is_sealed)
+        facts = GraphFacts(module, {}, staged)
+        return ModuleState(facts, readers or Readers(module, {}), staged, is_sealed)
+
+    def write(
+        self, transaction: Transaction, node: fx.Node, value: torch.Tensor
+    ) -> None:
+        table, name = self._place(node)
+        self.readers.replaced(table[name], value)
+        self._writes.write(transaction, table, name, value)
+
+    def initial(self, node: fx.Node) -> torch.Tensor | None:
+        if self.facts.constant(node) is None:
+            return None
+        return self._writes.at_first(*self._place(node))
+
+    def own_name(self, node: fx.Node) -> str:
+        return constant_name(str(node.target), "own")
+
+    def _place(self, node: fx.Node) -> tuple[Table, str]:
+        """The table that holds a constant, and its name there."""
+        path = str(node.target)
+        if path in self.staged:
+            return self.staged, path
+        owner, _, name = path.rpartition(".")
+        holder = self.facts.module.get_submodule(owner)
+        tables: tuple[Table, ...] = (holder._parameters, holder._buffers, vars(holder))
+        return next(table for table in tables if name in table), name
 
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
     ) -> fx.Node:
         if self.is_sealed:
             raise Refused("a nested graph of an ExportedProgram takes no new constants")
-        target = _fresh(name, self._is_taken)
+        target = fresh_name(name, self._is_taken)
         self.staged[target] = value
         transaction.record(lambda: self.staged.pop(target))
         return transaction.create(before, "get_attr", target, (), {})
@@ -98,8 +170,11 @@ class ProgramState:
     """State of an ExportedProgram: constants are placeholders of its signature."""
 
     facts: GraphFacts
+    readers: Readers
     program: ExportedProgram
     staged: dict[str, torch.Tensor]
+    _lifted: dict[str, torch.Tensor]
+    _writes: _Writes = attrs.field(factory=_Writes)
 
     @staticmethod
     def of(program: ExportedProgram) -> ProgramState:
@@ -107,14 +182,41 @@ class ProgramState:
         lifted, names = lifted_tensors(program), _names(program)
         mutated = _mutated(program)
         facts = GraphFacts(program.graph_module, lifted, staged, mutated, names)
-        return ProgramState(facts, program, staged)
+        readers = Readers(program.graph_module, lifted)
+        return ProgramState(facts, readers, program, staged, lifted)
+
+    def write(
+        self, transaction: Transaction, node: fx.Node, value: torch.Tensor
+    ) -> None:
+        table, name = self._place(node)
+        self.readers.replaced(table[name], value)
+        self._writes.write(transaction, table, name, value)
+        if node.name in self._lifted:
+            old = self._lifted[node.name]
+            transaction.record(lambda: self._lifted.__setitem__(node.name, old))
+            self._lifted[node.name] = value
+
+    def initial(self, node: fx.Node) -> torch.Tensor | None:
+        if self.facts.constant(node) is None:
+            return None
+        return self._writes.at_first(*self._place(node))
+
+    def own_name(self, node: fx.Node) -> str:
+        return constant_name(self.facts.names.get(node.name, node.name), "own")
+
+    def _place(self, node: fx.Node) -> tuple[Table, str]:
+        if node.name in self.staged:
+            return self.staged, node.name
+        target = self.facts.names[node.name]
+        state = self.program.state_dict
+        return (state if target in state else self.program.constants), target
 
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
     ) -> fx.Node:
         first_input = self._first_user_input()
         prefix = "p_" if isinstance(value, torch.nn.Parameter) else "b_"
-        target = _fresh(prefix + name.removeprefix(prefix), self._is_taken)
+        target = fresh_name(prefix + name.removeprefix(prefix), self._is_taken)
         node = transaction.create(first_input, "placeholder", target, (), {}, target)
         self.staged[node.name] = value
         transaction.record(lambda: self.staged.pop(node.name))

@@ -70,6 +70,17 @@ class Transaction:
             if user is not new:
                 self._update(user, lambda n: new if n is old else n)
 
+    def replace_in(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
+        """Make one user of `old`, if it is one, read `new` instead."""
+        if user in old.users:
+            self._update(user, lambda n: new if n is old else n)
+
+    def retarget(self, call: fx.Node, target: str) -> None:
+        """Make a `call_module` node call another module."""
+        before = call.target
+        self.record(lambda: setattr(call, "target", before))
+        call.target = target
+
     def detach(self, node: fx.Node) -> None:
         """Take a node without users out of the data flow; it goes at `commit`."""
         assert not node.users, f"{node} is still read"

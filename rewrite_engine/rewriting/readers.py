@@ -1,0 +1,87 @@
+"""Who reads a tensor of a model's state: every call, in every graph of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+
+import attrs
+import torch
+from torch import fx, nn
+
+from rewrite_engine.graph_facts import value_readers
+from rewrite_engine.rewriting.aliases import storage_keys
+from rewrite_engine.rewriting.effects import owned_module
+from rewrite_engine.tensor_types import attribute
+
+
+@attrs.define(eq=False)
+class Readers:
+    """The nodes that stand for tensors of a model, by storage: views and tied weights
+    are one. Looked up when somebody first asks.
+    """
+
+    model: fx.GraphModule
+    lifted: Mapping[str, torch.Tensor]
+    _known: dict[Hashable, dict[fx.Node, None]] | None = None
+
+    def other(
+        self, tensor: torch.Tensor, calls: Container[fx.Node], gone: Container[fx.Node]
+    ) -> fx.Node | None:
+        """A call outside `calls` that reads the tensor or shares memory with it."""
+        for node in self._standing_for(tensor):
+            if node._erased or node in gone:
+                continue
+            for reader in [node] if node.op == "call_module" else value_readers(node):
+                if reader not in calls and reader not in gone:
+                    return reader
+        return None
+
+    def add(self, nodes: Iterable[fx.Node]) -> None:
+        """Take up new nodes."""
+        if self._known is not None:
+            for node in nodes:
+                self._list(node, self._known)
+
+    def replaced(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        """Note that what read `old` reads `new`."""
+        if self._known is None:
+            return
+        readers = dict.fromkeys(self._standing_for(old))
+        for key in storage_keys(new):
+            self._known[key] = readers
+
+    def _standing_for(self, tensor: torch.Tensor) -> list[fx.Node]:
+        if self._known is None:
+            self._known = {}
+            for module in self.model.modules():
+                if isinstance(module, fx.GraphModule):
+                    for node in module.graph.nodes:
+                        self._list(node, self._known)
+        known = (self._known.get(key, {}) for key in storage_keys(tensor))
+        return list(dict.fromkeys(node for nodes in known for node in nodes))
+
+    def _list(self, node: fx.Node, known: dict[Hashable, dict[fx.Node, None]]) -> None:
+        for tensor in self._tensors(node):
+            for key in storage_keys(tensor):
+                known.setdefault(key, {})[node] = None
+
+    def _tensors(self, node: fx.Node) -> Iterator[torch.Tensor]:
+        if node.op == "placeholder" and node.graph is self.model.graph:
+            held = self.lifted.get(node.name)
+            yield from () if held is None else (held,)
+        owner = node.graph.owning_module
+        if owner is None:
+            return
+        if node.op == "get_attr":
+            value = attribute(owner, str(node.target))
+            yield from (value,) if isinstance(value, torch.Tensor) else ()
+        called = owned_module(node, owner)
+        # The calls inside another graph are readers themselves.
+        if called is not None and not isinstance(called, fx.GraphModule):
+            yield from _held_by(called)
+
+
+def _held_by(module: nn.Module) -> Iterator[torch.Tensor]:
+    for part in module.modules():
+        for kept in (part._parameters, part._buffers, vars(part)):
+            yield from (t for t in kept.values() if isinstance(t, torch.Tensor))
