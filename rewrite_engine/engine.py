@@ -15,6 +15,7 @@ from rewrite_engine.explaining.explanation import Explanation
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.module_forms import ModuleClass, granted_signature
+from rewrite_engine.reporting.recorded import recorded
 from rewrite_engine.rewriting import run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result
@@ -85,17 +86,20 @@ def apply(
     recurse: bool = False,
     guard: Judge | None = None,
     limits: Limits | None = None,
+    record: bool = False,
 ) -> Result:
     """Rewrite a graph in place: everything that matches and is safe, or nothing.
 
     `recurse` also rewrites the graphs of submodules, such as the branches of `cond`.
     `guard` is asked about every match and gives the reason to refuse it, or None; what
-    it refuses is reported like the refusals of the rules.
+    it refuses is reported like the refusals of the rules. `record` keeps what
+    `result.report.to_html()` shows.
 
     Raises: RewriteError if the rules run past their `limits`. Whatever is raised, the
     model is as it was before.
     """
-    return rules.apply(model, recurse=recurse, guard=guard, limits=limits)
+    applied = recorded if record else RuleSet.apply
+    return applied(rules, model, recurse=recurse, guard=guard, limits=limits)
 
 
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:

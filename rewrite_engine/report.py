@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import attrs
 
 
@@ -28,12 +30,23 @@ class RuleReport:
     seconds: float
 
 
+class Record(Protocol):
+    """What a run that was recorded did, node by node."""
+
+    def html(self, report: Report) -> str:
+        """One self-contained page."""
+
+
 @attrs.frozen
 class Report:
-    """A run of a rule set; `seconds` includes the commit and the recompilation."""
+    """A run of a rule set; `seconds` includes the commit and the recompilation.
+
+    `record` is there if `apply` was asked to record.
+    """
 
     rules: tuple[RuleReport, ...]
     seconds: float
+    record: Record | None = attrs.field(default=None, eq=False, repr=False)
 
     @property
     def matches(self) -> int:
@@ -43,6 +56,15 @@ class Report:
     @property
     def refusals(self) -> tuple[RefusalReport, ...]:
         return tuple(refusal for rule in self.rules for refusal in rule.refusals)
+
+    def to_html(self) -> str:
+        """The run as one HTML page that refers to nothing outside itself.
+
+        Raises: ValueError, if the run was not recorded.
+        """
+        if self.record is None:
+            raise ValueError("nothing was recorded: `apply(..., record=True)` does")
+        return self.record.html(self)
 
     def __str__(self) -> str:
         rows = [("rule", "candidates", "matches", "refused", "ms")]

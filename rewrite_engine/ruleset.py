@@ -18,7 +18,7 @@ from rewrite_engine.matching.automaton import build_program
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.matching.program import Program
 from rewrite_engine.rewriting.driver import Limits
-from rewrite_engine.rewriting.run import Model, Result, run
+from rewrite_engine.rewriting.run import Model, Result, Watcher, run
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -123,12 +123,14 @@ class RuleSet:
         recurse: bool = False,
         guard: Judge | None = None,
         limits: Limits | None = None,
+        watch: Watcher | None = None,
     ) -> Result:
-        """See `engine.apply`."""
+        """See `engine.apply`; `watch` makes what sees the rewrites of each graph."""
         return run(
             self.program,
             model,
             recurse=recurse,
             guard=guard,
             limits=limits or Limits(),
+            watch=watch,
         )

@@ -30,6 +30,7 @@ LAYERS = (
     ("rewriting",),
     ("explaining",),
     ("ruleset",),
+    ("reporting",),
     ("engine", "rule_tests"),
     ("equalize",),
     (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rewrite_engine.atomic import replacing
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
 from rewrite_engine.commands.outcome import DONE, UsageError
@@ -32,6 +33,12 @@ def register(commands: Subparsers) -> None:
     where.add_argument("--in-place", action="store_true", help="overwrite the model")
     where.add_argument("--dry-run", action="store_true", help="report, write nothing")
     parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="OUT.html",
+        help="write what was done as a page; of several libraries, one page each",
+    )
+    parser.add_argument(
         "--recurse", action="store_true", help="rewrite subgraphs, such as branches"
     )
     parser.add_argument(
@@ -54,6 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     milliseconds = sum(report.seconds for report in reports) * 1000
     place = "nothing written" if target is None else f"written to {target}"
     out.print(f"{matches} in {milliseconds:.0f} ms, {place}")
+    if arguments.report is not None:
+        for page in _write_pages(arguments.report, paths, reports):
+            out.print(f"what was done: {page}")
     return DONE
 
 
@@ -72,13 +82,27 @@ def _rewrite(
     reports = []
     for rules in libraries:
         step(f"applying {rules.name}")
-        result = engine.apply(program, rules, recurse=arguments.recurse)
+        record = arguments.report is not None
+        result = engine.apply(program, rules, recurse=arguments.recurse, record=record)
         reports.append(result.report)
     program.validate()
     if target is not None:
         step(f"writing {target}")
         save_program(program, target, extra_files=extra)
     return reports
+
+
+def _write_pages(
+    target: Path, paths: Sequence[Path], reports: Sequence[Report]
+) -> Iterator[Path]:
+    """A page a rule set, named after it if there are several."""
+    for path, report in zip(paths, reports, strict=True):
+        page = target
+        if len(reports) > 1:
+            page = target.with_name(f"{target.stem}.{path.stem}{target.suffix}")
+        with replacing(page) as fresh:
+            fresh.write_text(report.to_html(), encoding="utf-8")
+        yield page
 
 
 def _target(arguments: argparse.Namespace) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from torch import fx
@@ -45,7 +45,7 @@ def _rule_text(rule: RuleExplanation, node_text: NodeText, most: int) -> str:
     return "\n".join(parts)
 
 
-def worth_showing(misses: tuple[NearMiss, ...], most: int) -> list[NearMiss]:
+def worth_showing(misses: Sequence[NearMiss], most: int) -> list[NearMiss]:
     """The nearest, if they hold for the better part; at least one."""
     near = [miss for miss in misses if miss.score >= NEAR]
     return (near or list(misses[:1]))[:most]

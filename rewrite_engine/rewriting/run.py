@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -17,12 +17,14 @@ from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.codegen import recompile
-from rewrite_engine.rewriting.driver import Driver, Limits, paused_gc
+from rewrite_engine.rewriting.driver import Driver, Limits, Watch, paused_gc
 from rewrite_engine.rewriting.safety import Refused, find_site
 from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
 from rewrite_engine.rewriting.transaction import Transaction
 
 Model: TypeAlias = fx.GraphModule | ExportedProgram
+Watcher: TypeAlias = Callable[[State], Watch]
+"""Makes what sees the rewrites of one graph."""
 
 
 @attrs.frozen(eq=False)
@@ -48,16 +50,20 @@ def run(
     recurse: bool,
     guard: Judge | None,
     limits: Limits,
+    watch: Watcher | None = None,
 ) -> Result:
     """Apply a program to a model, in place.
 
     Raises: TypeError if it is no model; RewriteError if a limit is reached. Whatever is
-    raised, the model is as it was.
+    raised, the model is as it was. `watch` makes a watch for each graph.
     """
     start = time.perf_counter()
     with paused_gc():
         graphs = states(model, recurse)
-        drivers = [Driver(program, state, guard, limits) for state in graphs]
+        drivers = [
+            Driver(program, state, guard, limits, watch(state) if watch else None)
+            for state in graphs
+        ]
         with _all_or_nothing([driver.transaction for driver in drivers]):
             for driver in drivers:
                 driver.run()

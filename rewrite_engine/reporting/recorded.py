@@ -1,0 +1,51 @@
+"""An `apply` that is recorded, and explained where it did not match."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+import attrs
+
+from rewrite_engine.explaining.explain import explain
+from rewrite_engine.explaining.explanation import NearMiss
+from rewrite_engine.explaining.text import NodeText, miss_text, worth_showing
+from rewrite_engine.graph_text import line_writer
+from rewrite_engine.reporting.page import Miss, Record
+from rewrite_engine.reporting.recording import Recording
+from rewrite_engine.rewriting.run import Model, Result
+from rewrite_engine.ruleset import RuleSet
+
+_MISSES: Final = 5
+"""Near misses of each rule."""
+
+
+def recorded(rules: RuleSet, model: Model, **options: Any) -> Result:
+    """`RuleSet.apply` with a record in its report."""
+    recording = Recording(model)
+    result = rules.apply(model, watch=recording.watch, **options)
+    graphs = recording.close()
+    made = {(r.rule, name) for g in graphs for r in g.rewrites for name in r.created}
+    misses = tuple(_misses(rules, model, made))
+    record = Record(rules.name, graphs, misses)
+    return attrs.evolve(result, report=attrs.evolve(result.report, record=record))
+
+
+def _misses(
+    rules: RuleSet, model: Model, made: Collection[tuple[str, str]]
+) -> Iterator[Miss]:
+    """Near misses in the graph after; not of what a rule `made` itself."""
+    node_text = line_writer(model)
+    for rule in explain(rules.program, rules.rules, model).rules:
+        others = [
+            miss
+            for miss in rule.near_misses
+            if not miss.refused and (rule.rule.name, miss.anchor.name) not in made
+        ]
+        for miss in worth_showing(others, _MISSES):
+            yield _miss(miss, node_text)
+
+
+def _miss(miss: NearMiss, node_text: NodeText) -> Miss:
+    heading = f"at %{miss.anchor.name}: {miss.held} of {miss.steps} steps hold"
+    return Miss(miss.rule.name, heading, miss_text(miss, node_text))
