@@ -97,8 +97,19 @@ class GraphFacts:
 
     # --- module state by name ---
 
+    def is_lifted(self, node: fx.Node) -> bool:
+        """Whether a placeholder stands for state that no run writes back."""
+        return node.name in self.lifted and node.name not in self.mutated
+
     def state_name(self, node: fx.Node) -> str | None:
-        """The qualified name of the parameter or buffer that a node reads, if any."""
+        """The qualified name of the parameter or buffer that a node is, if any.
+
+        Calls in place return what they write, so chains of them are followed.
+        """
+        while node.op == "call_function" and _returns_what_it_writes(node.target):
+            if not node.args or not isinstance(node.args[0], fx.Node):
+                return None
+            node = node.args[0]
         if node.op == "get_attr":
             return str(node.target)
         return self.names.get(node.name) if node.op == "placeholder" else None
@@ -115,6 +126,16 @@ class GraphFacts:
             return list(self.module.graph.find_nodes(op="get_attr", target=name))
         lifted = self.module.graph.find_nodes(op="placeholder")
         return [node for node in lifted if self.names.get(node.name) == name]
+
+
+def _returns_what_it_writes(target: object) -> bool:
+    """Whether an operator writes its first operand and returns it, as `add_` does."""
+    schema = getattr(target, "_schema", None)
+    if schema is None or not schema.arguments or len(schema.returns) != 1:
+        return False
+    written = schema.arguments[0].alias_info
+    returned = schema.returns[0].alias_info
+    return bool(written and written.is_write and returned and returned.is_write)
 
 
 def value_readers(node: fx.Node) -> list[fx.Node]:

@@ -42,7 +42,7 @@ def compatible(old: fx.Node, new: fx.Node) -> str | None:
 
     None if it can, or if the type of either node is not recorded.
     """
-    return _mismatch(recorded(old), recorded(new))
+    return mismatch(recorded(old), recorded(new))
 
 
 def recorded(node: fx.Node) -> Any:
@@ -80,7 +80,8 @@ def is_dense(kind: TensorType) -> bool:
     return kind.stride == dense_stride(kind.shape)
 
 
-def _mismatch(old: Any, new: Any) -> str | None:
+def mismatch(old: Any, new: Any) -> str | None:
+    """Why one recorded value cannot take the place of another, None if it can."""
     if old is UNKNOWN or new is UNKNOWN:
         return None
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
@@ -97,7 +98,7 @@ def _mismatch_of_sequences(old: Sequence[Any], new: Sequence[Any]) -> str | None
     if len(old) != len(new):
         return f"{len(old)} results would become {len(new)}"
     reasons = (
-        (i, _mismatch(a, b)) for i, (a, b) in enumerate(zip(old, new, strict=True))
+        (i, mismatch(a, b)) for i, (a, b) in enumerate(zip(old, new, strict=True))
     )
     return next((f"result {i}: {reason}" for i, reason in reasons if reason), None)
 

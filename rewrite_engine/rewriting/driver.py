@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -71,10 +71,12 @@ class _Tally:
     seconds: float = 0.0
     refusals: dict[fx.Node, str] = attrs.field(factory=dict)
 
-    def report(self, name: str) -> RuleReport:
+    def report(self, name: str, gone: Container[fx.Node]) -> RuleReport:
+        """What a rule did; places that another rule has rewritten are not refused."""
         refusals = tuple(
             RefusalReport(name, node.name, reason)
             for node, reason in self.refusals.items()
+            if node not in gone
         )
         return RuleReport(name, self.candidates, self.matches, refusals, self.seconds)
 
@@ -260,8 +262,10 @@ class Driver:
             todo.extend(operands)
 
     def _may_go(self, node: fx.Node, match: Match) -> bool:
-        if node.op in ("placeholder", "output") or node in self.transaction.detached:
+        if node.op == "output" or node in self.transaction.detached:
             return False
+        if node.op == "placeholder":
+            return self._state.facts.is_lifted(node)
         # The effects of matched calls live on in their copies, or the rule erases them.
         return node in match.calls or not self.aliases.effect(node).effectful
 
@@ -324,16 +328,28 @@ class Driver:
         # Output names are read from the graph, so the signature comes last.
         for undo in retarget(self.graph.nodes, self._moves.nodes, self._moves.edges):
             self.transaction.record(undo.restore)
+        for node in self._dead_twins():
+            self.transaction.detach(node)
         self.transaction.erase_detached()
         self._state.store(self.transaction)
+
+    def _dead_twins(self) -> list[fx.Node]:
+        """Unread nodes for constants that left: export makes one for each name."""
+        facts, detached = self._state.facts, self.transaction.detached
+        gone = {id(facts.constant(node)) for node in detached} - {id(None)}
+        ops = ("get_attr", "placeholder") if gone else ()
+        nodes = (n for op in ops for n in self.graph.find_nodes(op=op))
+        unread = (n for n in nodes if not n.users and n not in detached)
+        return [n for n in unread if id(facts.constant(n)) in gone]
 
     def rollback(self) -> None:
         """Leave the graph as it was before `run`."""
         self.transaction.rollback()
 
     def report(self, seconds: float) -> Report:
-        rules = (self._tallies[id(r)].report(r.rule.name) for r in self._program.rules)
-        return Report(tuple(rules), seconds)
+        gone = self.transaction.detached
+        tallies = ((r.rule.name, self._tallies[id(r)]) for r in self._program.rules)
+        return Report(tuple(t.report(name, gone) for name, t in tallies), seconds)
 
 
 def staying(match: Match, built: Built) -> set[fx.Node]:

@@ -28,6 +28,9 @@ def describe(match: Match, built: Built) -> None:
         else:
             metadata.fill(node, place)
         node.meta["from_node"] = list(history)
+    for old, new in built.replaced.items():
+        if new in built.created:
+            metadata.keep_value(new, old)
     _copy_stated(match, built)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from torch import fx
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
-from rewrite_engine.tensor_types import VALUE_KEYS
+from rewrite_engine.tensor_types import UNKNOWN, VALUE_KEYS, recorded
 
 _OF_THE_VALUE: Final = frozenset({*VALUE_KEYS, "tensor_meta"})
 _NOT_INHERITED: Final = _OF_THE_VALUE | {"from_node"}
@@ -52,6 +52,15 @@ def provenance(
 def inherit(new: fx.Node, old: fx.Node) -> None:
     """Copies everything `old` carries to `new`, except its value and provenance."""
     copy_keys(new, old, [key for key in old.meta if key not in _NOT_INHERITED])
+
+
+def keep_value(new: fx.Node, old: fx.Node) -> None:
+    """Records the value of `old` for its successor, if that has none.
+
+    A successor is of the same type; what it is computed from may have no record.
+    """
+    if recorded(new) is UNKNOWN:
+        new.meta.update({k: old.meta[k] for k in _OF_THE_VALUE if k in old.meta})
 
 
 def place_of(sources: Sequence[fx.Node]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch.export.graph_signature import (
 )
 
 from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.rewriting.dead_state import drop_unread
 from rewrite_engine.rewriting.readers import Readers
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.transaction import Transaction
@@ -52,7 +53,7 @@ class State(Protocol):
         """The name for a copy of the constant that a node stands for."""
 
     def store(self, transaction: Transaction) -> None:
-        """Give the module its new constants."""
+        """Give the model its new constants, and take those that nothing reads now."""
 
 
 def fresh_name(wanted: str, taken: Callable[[str], bool]) -> str:
@@ -163,6 +164,10 @@ class ModuleState:
                 module.register_parameter(name, value)
             else:
                 module.register_buffer(name, value)
+        # Other graphs may read the state of a submodule.
+        if self.readers.model is module:
+            gone = (n for n in transaction.detached if n.op == "get_attr")
+            drop_unread(module, (str(n.target) for n in gone), transaction)
 
 
 @attrs.define(eq=False)
@@ -174,6 +179,8 @@ class ProgramState:
     program: ExportedProgram
     staged: dict[str, torch.Tensor]
     _lifted: dict[str, torch.Tensor]
+    _first_input: fx.Node
+    """The first node that stands for no state: new constants go in front of it."""
     _writes: _Writes = attrs.field(factory=_Writes)
 
     @staticmethod
@@ -183,7 +190,8 @@ class ProgramState:
         mutated = _mutated(program)
         facts = GraphFacts(program.graph_module, lifted, staged, mutated, names)
         readers = Readers(program.graph_module, lifted)
-        return ProgramState(facts, readers, program, staged, lifted)
+        first = next(n for n in program.graph.nodes if n.name not in names)
+        return ProgramState(facts, readers, program, staged, lifted, first)
 
     def write(
         self, transaction: Transaction, node: fx.Node, value: torch.Tensor
@@ -214,7 +222,7 @@ class ProgramState:
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
     ) -> fx.Node:
-        first_input = self._first_user_input()
+        first_input = self._first_input
         prefix = "p_" if isinstance(value, torch.nn.Parameter) else "b_"
         target = fresh_name(prefix + name.removeprefix(prefix), self._is_taken)
         node = transaction.create(first_input, "placeholder", target, (), {}, target)
@@ -223,28 +231,39 @@ class ProgramState:
         return node
 
     def _is_taken(self, name: str) -> bool:
-        taken = self.program.state_dict.keys() | self.program.constants.keys()
-        return name in self.staged or name in taken
-
-    def _first_user_input(self) -> fx.Node:
-        state_inputs = self.facts.lifted.keys() | self.staged.keys()
-        nodes = self.program.graph.nodes
-        return next(n for n in nodes if n.name not in state_inputs)
+        held = self.staged, self.program.state_dict, self.program.constants
+        return any(name in table for table in held)
 
     def store(self, transaction: Transaction) -> None:
-        signature = self.program.graph_signature
-        state = self.program.state_dict
-        old = list(signature.input_specs), list(signature.output_specs), dict(state)
+        signature, tables = self.program.graph_signature, self._tables()
+        specs = list(signature.input_specs), list(signature.output_specs)
+        held = [dict(table) for table in tables]
 
         def undo() -> None:
-            signature.input_specs[:], signature.output_specs[:] = old[0], old[1]
-            state.clear()
-            state.update(old[2])
+            signature.input_specs[:], signature.output_specs[:] = specs
+            for table, before in zip(tables, held, strict=True):
+                table.clear()
+                table.update(before)
 
         transaction.record(undo)
-        state.update(self.staged)
+        tables[0].update(self.staged)
         signature.input_specs[:] = self._input_specs()
         signature.output_specs[:] = self._output_specs()
+        self._drop_unread({s.target for s in specs[0] if s.target is not None})
+
+    def _drop_unread(self, before: set[str]) -> None:
+        """Remove state that was an input and is none now, under all its names."""
+        read = {spec.target for spec in self.program.graph_signature.input_specs}
+        tables = self._tables()
+        gone = [table[n] for n in before - read for table in tables if n in table]
+        dead = set(map(id, gone))
+        for table in tables:
+            for name in [n for n, tensor in table.items() if id(tensor) in dead]:
+                if name not in read:
+                    del table[name]
+
+    def _tables(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.program.state_dict, self.program.constants
 
     def _input_specs(self) -> list[InputSpec]:
         known = {

@@ -8,7 +8,7 @@ it, so a new node gets one too.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +37,8 @@ from rewrite_engine.tensor_types import (
     compatible,
     is_dense,
     is_static,
+    mismatch,
+    recorded,
     type_of,
 )
 
@@ -158,7 +160,28 @@ class ValueTypes:
         call = call_of(node, self._operand)
         if like is not None and self._equals(call, like):
             return like.meta[self._key]
-        return self._computed(node, call)
+        try:
+            return self._computed(node, call)
+        except ValueInferenceError:
+            if like is None or not self._agree(node, like):
+                raise
+            return like.meta[self._key]
+
+    def _agree(self, node: fx.Node, like: fx.Node) -> bool:
+        """Whether a call gives what the call it repeats gave, as far as sizes say.
+
+        A kernel may be chosen by a dynamic size, for instance that of a convolution by
+        its batch: that needs a guard, which the captured call has had, too.
+        """
+        if node.target != like.target or may_alias(node.target):
+            return False
+        if self._mode is None or self._mode.shape_env is None:
+            return False
+        try:
+            value = self._run(node, self._mode.shape_env.suppress_guards())
+        except ValueInferenceError:
+            return False
+        return mismatch(recorded(like), value) is None
 
     def _equals(self, call: Call, like: fx.Node) -> bool:
         """Whether `like` is the same call; views of other memory never are."""
@@ -194,7 +217,9 @@ class ValueTypes:
         if elementwise_result(call, result.dtype) == result:
             remember_dtype(call, result.dtype)
 
-    def _run(self, node: fx.Node) -> Any:
+    def _run(
+        self, node: fx.Node, sizes: AbstractContextManager[None] | None = None
+    ) -> Any:
         if node.op == "call_module":
             raise ValueInferenceError(node, "it calls a module")
         if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
@@ -202,25 +227,10 @@ class ValueTypes:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
         assert self._mode is not None, "without a mode, nothing is derived"
         try:
-            with torch.no_grad(), self._mode, self._sizes_unchanged(self._mode):
+            with torch.no_grad(), self._mode, sizes or _sizes_unchanged(self._mode):
                 return _invoke(node, args, kwargs)
         except Exception as error:
             raise ValueInferenceError(node, _first_line(error)) from error
-
-    @contextmanager
-    def _sizes_unchanged(self, mode: FakeTensorMode) -> Iterator[None]:
-        """Fails if the code needs a new guard on a dynamic size, or a new such size."""
-        sizes = mode.shape_env
-        if sizes is None:
-            yield
-            return
-        pending = sizes.pending_fresh_unbacked_symbols
-        known = len(pending)
-        with sizes.error_on_new_guards():
-            yield
-        if len(pending) > known:
-            del pending[known:]
-            raise ValueError("the shape of its result depends on data")
 
     def _tensor_meta(self, value: torch.Tensor, requires_grad: bool) -> TensorMetadata:
         kind = self._identity(value)
@@ -311,3 +321,19 @@ def _requires_grad(node: fx.Node, value: torch.Tensor) -> bool:
         if getattr(operand.meta.get("tensor_meta"), "requires_grad", False):
             return True
     return False
+
+
+@contextmanager
+def _sizes_unchanged(mode: FakeTensorMode) -> Iterator[None]:
+    """Fails if the code needs a new guard on a dynamic size, or a new such size."""
+    sizes = mode.shape_env
+    if sizes is None:
+        yield
+        return
+    pending = sizes.pending_fresh_unbacked_symbols
+    known = len(pending)
+    with sizes.error_on_new_guards():
+        yield
+    if len(pending) > known:
+        del pending[known:]
+        raise ValueError("the shape of its result depends on data")

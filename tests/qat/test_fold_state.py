@@ -1,0 +1,219 @@
+"""What `qat_fold` does to the state of a model: new parameters come, unread ones go."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+from benches.models import ConvBn, capture, randomise_batch_norms
+from rewrite_engine import engine, load
+
+FUSE, FOLD = load("qat_fuse"), load("qat_fold")
+
+
+def pair(**options) -> ConvBn:
+    return ConvBn(nn.Conv2d(3, 4, 3, **options), nn.BatchNorm2d(4, eps=1e-3))
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    second = ConvBn(nn.Conv2d(4, 3, 3, bias=False), nn.BatchNorm2d(3))
+    return randomise_batch_norms(nn.Sequential(pair(), nn.ReLU(), second)).train()
+
+
+X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+
+
+def fused(module: nn.Module) -> torch.fx.GraphModule:
+    gm = capture(module.train(), (X,))
+    assert engine.apply(gm, FUSE).modified
+    return gm
+
+
+def folded(module: nn.Module) -> torch.fx.GraphModule:
+    return engine.apply(fused(module), FOLD).graph_module
+
+
+def assert_evaluates_as(gm: torch.fx.GraphModule, module: nn.Module) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(gm(X), module.eval()(X), rtol=1e-5, atol=1e-5)
+
+
+# --- a GraphModule ---
+
+
+def test_only_what_is_read_is_left():
+    gm = folded(model())
+    assert sorted(gm.state_dict()) == [
+        "0_conv_bias_bf",
+        "0_conv_weight_wf",
+        "2_bn_bias_bf",
+        "2_conv_weight_wf",
+    ]
+    assert_evaluates_as(gm, model())
+
+
+def test_a_second_run_changes_nothing():
+    gm = folded(model())
+    code = gm.code
+    assert not engine.apply(gm, FOLD).modified
+    assert gm.code == code
+
+
+def test_dtype_format_and_training_are_those_of_the_originals():
+    module = model().to(memory_format=torch.channels_last)
+    module[0].conv.weight.requires_grad_(False)
+    gm = folded(module)
+    weight = gm.get_parameter("0_conv_weight_wf")
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert weight.dtype == torch.float32 and not weight.requires_grad
+    assert gm.get_parameter("0_conv_bias_bf").requires_grad
+    assert gm.get_parameter("2_conv_weight_wf").requires_grad
+
+
+class Twice(nn.Module):
+    """Two pairs, to which a test gives tensors or modules in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = pair(), pair()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) + self.second(x * 2)
+
+
+def _tied_weight() -> nn.Module:
+    module = Twice()
+    module.second.conv.weight = module.first.conv.weight
+    return module
+
+
+def _tied_bias() -> nn.Module:
+    module = Twice()
+    module.second.conv.bias = module.first.conv.bias
+    return module
+
+
+def _one_convolution() -> nn.Module:
+    module = Twice()
+    module.second.conv = module.first.conv
+    return module
+
+
+def _one_pair() -> nn.Module:
+    module = Twice()
+    module.second = module.first
+    return module
+
+
+def _weight_in_a_buffer() -> nn.Module:
+    module = Twice()
+    weight = module.first.conv.weight.detach().clone()
+    del module.first.conv.weight
+    module.first.conv.register_buffer("weight", weight)
+    return module
+
+
+SHARED = {
+    "nothing": Twice,
+    "weight": _tied_weight,
+    "bias": _tied_bias,
+    "convolution": _one_convolution,
+    "pair": _one_pair,
+    "weight in a buffer": _weight_in_a_buffer,
+}
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_shared_state_is_folded_for_each_reader(shared):
+    module = randomise_batch_norms(SHARED[shared]())
+    gm = folded(copy.deepcopy(module))
+    assert not gm.graph.find_nodes(
+        op="call_function", target=torch.ops.aten.batch_norm.default
+    )
+    assert gm.state_dict().keys() == {
+        n.target for n in gm.graph.find_nodes(op="get_attr")
+    }
+    assert_evaluates_as(gm, module)
+
+
+class AlsoRead(ConvBn):
+    """The weight and gamma are read outside of the pair as well."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.conv.weight.mean() + self.bn.weight.sum()
+
+
+def test_state_that_is_read_elsewhere_stays():
+    module = AlsoRead(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    gm = folded(randomise_batch_norms(module))
+    names = ["bn.weight", "conv.weight", "conv_bias_bf", "conv_weight_wf"]
+    assert sorted(gm.state_dict()) == names
+    assert_evaluates_as(gm, module)
+
+
+def test_a_negative_variance_is_refused():
+    gm = fused(model())
+    gm.get_buffer("0.bn.running_var").fill_(-1.0)
+    result = engine.apply(gm, FOLD)
+    assert result.report.matches == 2  # the other pair, and its counter
+    assert [r for r in result.report.refusals if "not finite" in r.reason]
+
+
+def test_a_failure_brings_everything_back(monkeypatch):
+    gm = fused(model())
+    state = {name: id(tensor) for name, tensor in gm.state_dict(keep_vars=True).items()}
+    code = gm.code
+    monkeypatch.setattr("rewrite_engine.rewriting.run.recompile", _fail)
+    with pytest.raises(MemoryError):
+        engine.apply(gm, FOLD)
+    restored = gm.state_dict(keep_vars=True)
+    assert [(name, id(tensor)) for name, tensor in restored.items()] == [*state.items()]
+    gm.recompile()
+    assert gm.code == code
+
+
+def _fail(*_: object) -> None:
+    raise MemoryError
+
+
+# --- an ExportedProgram ---
+
+
+@pytest.fixture(scope="module")
+def program() -> torch.export.ExportedProgram:
+    batch = {0: Dim("batch", min=2)}
+    program = torch.export.export(model(), (X,), dynamic_shapes=(batch,))
+    assert engine.apply(program, FUSE).report.matches == 2
+    assert engine.apply(program, FOLD).report.matches == 4
+    return program
+
+
+def test_a_program_holds_what_it_reads(program):
+    names = {spec.target for spec in program.graph_signature.input_specs}
+    assert names - {None} == program.state_dict.keys()
+    assert len(program.state_dict) == 4 and not program.constants
+    program.validate()
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_a_program_is_right_for_every_batch(program, batch):
+    x = torch.randn(batch, 3, 9, 9)
+    expected = model().eval()(x)
+    torch.testing.assert_close(program.module()(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_program_survives_saving_and_decomposition(program):
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    expected = model().eval()(X)
+    for again in (torch.export.load(file), program.run_decompositions()):
+        again.validate()
+        torch.testing.assert_close(again.module()(X), expected, rtol=1e-5, atol=1e-5)
