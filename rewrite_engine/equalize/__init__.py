@@ -8,6 +8,7 @@ equalized = convert(prepared)
 from __future__ import annotations
 
 from rewrite_engine.equalize.config import EqualizationConfig
+from rewrite_engine.equalize.convert import RefusedWarning, convert
 from rewrite_engine.equalize.observers import (
     InputEqualizationObserver,
     UncalibratedWarning,
@@ -20,9 +21,11 @@ from rewrite_engine.equalize.sqnr import layer_sqnr, sqnr, worst_layers
 __all__ = [
     "EqualizationConfig",
     "InputEqualizationObserver",
+    "RefusedWarning",
     "UncalibratedWarning",
     "WeightEqualizationObserver",
     "calculate_equalization_scale",
+    "convert",
     "layer_sqnr",
     "prepare",
     "sqnr",
