@@ -27,6 +27,7 @@ _NAMESPACES: Final = {
     "nn": "torch.nn",
     "nni": "torch.ao.nn.intrinsic",
     "ao": "torch.ao.quantization",
+    "equalization": "rewrite_engine.equalize.observers",
 }
 _EQUALIZATION: Final = "torch.ao.quantization.fx._equalize"
 

@@ -22,7 +22,7 @@ from rewrite_engine.signatures import REQUIRED, Kind, Parameter, Signature
 OVERLOAD_NAMESPACES: Final = frozenset({"aten", "quantized_decomposed", "torchao"})
 """Namespaces of registered schemas: their paths are `namespace.operator.overload`."""
 
-MODULE_NAMESPACES: Final = frozenset({"nn", "nni", "ao"})
+MODULE_NAMESPACES: Final = frozenset({"nn", "nni", "ao", "equalization"})
 """Module classes: torch's, its fused sequences, its observers."""
 
 NAMESPACES: Final = OVERLOAD_NAMESPACES | MODULE_NAMESPACES | {"torch", "F", "operator"}

@@ -12,9 +12,16 @@ from rewrite_engine.engine import find, loads
 from rewrite_engine.matching.match import Match
 from rewrite_engine.ruleset import RuleSet
 
-# Rules that change nothing: they are only searched for.
+# A rule that changes nothing: it is only searched for.
 _LAYERS = """
-family Layer(op, $axis) = (linear, -1) | (conv1d, -2) | (conv2d, -3) | (conv3d, -4)
+op fused_linear = nni.LinearReLU
+op fused_conv1d = nni.ConvReLU1d
+op fused_conv2d = nni.ConvReLU2d
+op fused_conv3d = nni.ConvReLU3d
+
+family Layer(op, $axis) =
+    (linear, -1) | (conv1d, -2) | (conv2d, -3) | (conv3d, -4)
+  | (fused_linear, -1) | (fused_conv1d, -2) | (fused_conv2d, -3) | (fused_conv3d, -4)
 
 rule layer for (op, $axis) in Layer once { y = op(x, w, ..) => y' = op(x, w, ..y) }
 """
@@ -31,44 +38,41 @@ class Layer:
 
     node: fx.Node
     input: fx.Node
+    weight: fx.Node
+    """What gives the weight; for a module, a `get_attr` of what it holds."""
     axis: int
     """The channel axis of its input, counted from the end."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """What a user may call it: the module's name, the weight's, the node's."""
-        return tuple(dict.fromkeys(_names(self.node)))
+        return tuple(dict.fromkeys(_names(self)))
 
 
 def find_layers(module: fx.GraphModule) -> tuple[Layer, ...]:
-    """Every layer of the graph whose input is a value, in graph order."""
+    """Every layer of the graph, in graph order."""
     return tuple(map(_layer, find(module, _rules())))
 
 
 def _layer(match: Match) -> Layer:
-    axis = match.bindings["axis"]
-    return Layer(match.bindings["y"], match.bindings["x"], axis)
+    return Layer(*(match.bindings[name] for name in ("y", "x", "w", "axis")))
 
 
-def _names(node: fx.Node) -> Iterator[str]:
-    if node.op == "call_module":
-        yield str(node.target)
-    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+def _names(layer: Layer) -> Iterator[str]:
+    if layer.node.op == "call_module":
+        yield str(layer.node.target)
+    stack = [path for path, _ in layer.node.meta.get("nn_module_stack", {}).values()]
     yield from filter(None, stack[-1:])
-    for operand in node.all_input_nodes:
-        yield from _state_names(operand)
-    yield node.name
+    yield from _state_names(layer.weight)
+    yield layer.node.name
 
 
 def _state_names(node: fx.Node) -> Iterator[str]:
-    """The name of the state that a node reads, perhaps through observers, and of its
-    owner.
+    """The name of the owner of the state that a node reads, perhaps through observers,
+    and its own.
     """
     while node.op == "call_module" and len(node.all_input_nodes) == 1:
         (node,) = node.all_input_nodes
     if node.op == "get_attr":
-        name = str(node.target)
-        yield name
-        owner, _, _ = name.rpartition(".")
-        if owner:
-            yield owner
+        owner, _, _ = str(node.target).rpartition(".")
+        yield from filter(None, (owner, str(node.target)))

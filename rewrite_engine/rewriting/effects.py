@@ -21,6 +21,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from rewrite_engine.module_forms import is_customized
 from rewrite_engine.rewriting.known_effects import (
     ALIASING_METHODS,
+    CHANNEL_OBSERVERS,
     DROPOUT_CARRIERS,
     DROPOUTS,
     EQUALIZATION_OBSERVERS,
@@ -256,6 +257,8 @@ def _quantization_rule(kind: type) -> _ModuleRule | None:
         return _watching
     if kind.__module__ == _EQUALIZATION and kind.__name__ in EQUALIZATION_OBSERVERS:
         return _watching
+    if kind.__module__ == _CHANNELS and kind.__name__ in CHANNEL_OBSERVERS:
+        return _watching
     if kind.__module__ == _FUSED and kind.__name__ in FUSED_SEQUENCES:
         return _sequential
     return None
@@ -264,6 +267,7 @@ def _quantization_rule(kind: type) -> _ModuleRule | None:
 _OBSERVERS: Final = "torch.ao.quantization.observer"
 _FAKE_QUANTIZE: Final = "torch.ao.quantization.fake_quantize"
 _EQUALIZATION: Final = "torch.ao.quantization.fx._equalize"
+_CHANNELS: Final = "rewrite_engine.equalize.observers"
 _FUSED: Final = "torch.ao.nn.intrinsic.modules.fused"
 
 

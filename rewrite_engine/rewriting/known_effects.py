@@ -204,6 +204,11 @@ EQUALIZATION_OBSERVERS: Final[Names] = _names(
 )
 """As observers, for torch.ao's equalization."""
 
+CHANNEL_OBSERVERS: Final[Names] = _names(
+    "InputEqualizationObserver WeightEqualizationObserver"
+)
+"""As observers, for ours."""
+
 FUSED_SEQUENCES: Final[Names] = _names("ConvReLU1d ConvReLU2d ConvReLU3d LinearReLU")
 """Sequences of torch.ao that are called as one module."""
 
