@@ -135,7 +135,8 @@ def lines(name: str, outcomes: list[Outcome]) -> Iterator[str]:
     mean = statistics.fmean
     ours = [o.ours - o.plain for o in outcomes]
     fit = [(o.torch - o.plain, o.torch) for o in outcomes if o.torch is not None]
-    yield f"{name}: {len(outcomes)} cases, plain {mean(o.plain for o in outcomes):.1f} dB"
+    plain = mean(o.plain for o in outcomes)
+    yield f"{name}: {len(outcomes)} cases, plain {plain:.1f} dB"
     yield (
         f"  ours  mean {mean(ours):+.1f} dB, worst {min(ours):+.1f} dB, "
         f"best {max(ours):+.1f} dB"
@@ -188,7 +189,7 @@ def _layers(gm: fx.GraphModule, inputs: tuple[Any, ...]) -> Mapping[str, float]:
 
 
 def svg(ratios: LayerRatios) -> str:
-    """One row a layer: a dot without equalization, a dot with it, and what it gained."""
+    """One row a layer: a dot without equalization, a dot with it, a line between."""
     names = [n for n in ratios.plain if n in ratios.equalized]
     most = max(max(ratios.plain.values()), max(ratios.equalized.values())) + 2
     left, width, step = 110, 480, 18

@@ -34,6 +34,11 @@ def test_their_own_tests_pass(path: Path) -> None:
     assert outcomes and all(outcome.passed for outcome in outcomes), outcomes
 
 
+ON_OBSERVED_GRAPHS = {"equalize"}
+"""Libraries whose rules match calls of observers, which a test block cannot build; the
+tests in `tests/equalize` make them fire."""
+
+
 @pytest.mark.parametrize("path", LIBRARIES, ids=lambda p: p.stem)
 def test_every_rule_fires_in_one_test_and_not_in_another(path: Path) -> None:
     rules = load(path)
@@ -45,7 +50,8 @@ def test_every_rule_fires_in_one_test_and_not_in_another(path: Path) -> None:
     ]
     for rule in rules:
         mine = {expected.count for expected in counts if expected.rule == rule.name}
-        assert 0 in mine and mine - {0}, rule.name
+        assert 0 in mine, rule.name
+        assert mine - {0} or path.stem in ON_OBSERVED_GRAPHS, rule.name
 
 
 def test_a_failing_test_says_what_happened() -> None:

@@ -46,6 +46,7 @@ _ALL: Final = (
     Function("device", ("value",)),
     Function("is_contiguous", ("value",), is_condition=True),
     Function("uses", ("value",)),
+    Function("positive", ("value",), is_condition=True),
     Function("sibling_uses", ("value", "literal")),
     Function("distinct", ("value", "value"), variadic=True, is_condition=True),
     Function("along", ("literal", "literal", "literal")),

@@ -68,6 +68,13 @@ def _sibling_readers(scope: Scope, value: Any, name: str) -> int:
     return sum(len(value_readers(n)) for n in scope.facts.state_nodes(sibling))
 
 
+def _is_positive(scope: Scope, value: Any) -> bool:
+    held = scope.facts.constant(value) if isinstance(value, fx.Node) else None
+    if held is None:
+        raise Unknown(f"the value of {value} is not known")
+    return bool((held > 0).all())
+
+
 def _distinct(scope: Scope, *values: Any) -> bool:
     return len({id(value) for value in values}) == len(values)
 
@@ -91,6 +98,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "device": lambda scope, value: tensor_type_of(scope, value).device,
     "is_contiguous": _is_contiguous,
     "uses": _readers,
+    "positive": _is_positive,
     "sibling_uses": _sibling_readers,
     "distinct": _distinct,
     "along": lambda scope, n, axis, rank: along(n, axis, rank),

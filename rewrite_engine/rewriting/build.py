@@ -140,6 +140,8 @@ class _Builder:
 
     def node_for(self, pattern: Any) -> Any:
         """A value that can be an argument: constants are stored when first read."""
+        if isinstance(pattern, fx.Node) and pattern.target is markers.choose:
+            return self.node_for(self._chosen(pattern))
         value = self.value(pattern)
         if isinstance(value, Constant):
             return self._stored(pattern, value)

@@ -1,4 +1,4 @@
-"""Every case, on graphs of fx and of export: equal to eager, or refused with a reason."""
+"""Every case, on graphs of fx and export: equal to eager, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from benches.equalize_cases import CASES, Case
-from rewrite_engine.equalize import EqualizationConfig, RefusedWarning, convert, prepare
+from rewrite_engine.equalize import EqualizationConfig, convert, prepare
 
 TOLERANCE = {
     torch.float64: 1e-10,
