@@ -308,3 +308,26 @@ def test_a_dynamic_size_is_no_literal(sizes: str) -> None:
     (refusal,) = engine.apply(program, loads(rules)).report.refusals
     assert "dynamic size" in refusal.reason
     program.validate()
+
+
+def test_a_choice_between_constants_is_stored_under_the_name_chosen():
+    rules = loads(
+        """
+        rule r once {
+          y = linear(x, w, b?)
+        =>
+          param scaled = w * 2
+          param shifted = b * 2 if b else w
+          y' = linear(x, scaled, shifted if b else none, ..y)
+        }
+        """
+    )
+    for bias in (True, False):
+        gm = torch.export.export(
+            torch.nn.Linear(3, 2, bias=bias), (torch.randn(4, 3),)
+        ).module()
+        x = torch.randn(4, 3)
+        expected = 2 * gm(x)
+        assert engine.apply(gm, rules).modified
+        torch.testing.assert_close(gm(x), expected)
+        assert ("bias_shifted" in gm.state_dict()) is bias
