@@ -55,8 +55,11 @@ def assert_equal(case: Case, gm: fx.GraphModule) -> None:
         assert not error.numel() or error.max() <= TOLERANCE[case.dtype] * scale
 
 
-@pytest.mark.parametrize("frontend", ["fx", "export"])
-@pytest.mark.parametrize("name", CASES)
+BOTH = [(name, frontend) for name in CASES for frontend in ("fx", "export")]
+
+
+@pytest.mark.parametrize(("name", "frontend"), BOTH, ids=map(" on ".join, BOTH))
+@torch.no_grad()
 def test_the_output_is_that_of_eager(name, frontend):
     case = CASES[name]
     gm = capture(case, frontend)
