@@ -40,6 +40,7 @@ LAYERS = (
         "demo",
         "model_files",
         "pytest_plugin",
+        "pygments_lexer",
         "language_server",
     ),
 )

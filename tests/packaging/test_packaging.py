@@ -83,6 +83,15 @@ def test_wheel_declares_its_entry_points(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(declared).decode()
     assert "rewrite-engine = rewrite_engine.cli:main" in text
     assert "rewrite_engine = rewrite_engine.pytest_plugin" in text
+    assert "rewrite_rules = rewrite_engine.pygments_lexer:RulesLexer" in text
+
+
+def test_wheel_contains_what_editors_need(wheel: zipfile.ZipFile) -> None:
+    folder = "rewrite_engine/_grammar"
+    extension = ("package.json", "extension.js", "language-configuration.json")
+    expected = {f"{folder}/rules.tmLanguage.json", f"{folder}/errors.md"}
+    expected |= {f"{folder}/vscode/{name}" for name in extension}
+    assert set(wheel.namelist()) >= expected
 
 
 def test_installed_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
