@@ -113,6 +113,10 @@ class AliasIndex:
         """Whether two values may share storage."""
         return a is b or self._find(a) == self._find(b)
 
+    def classes(self, values: Iterable[fx.Node]) -> set[Hashable]:
+        """What names the storage classes of values, until the next change."""
+        return set(map(self._find, values))
+
     def writes_between(
         self,
         values: Iterable[fx.Node],

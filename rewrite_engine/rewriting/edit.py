@@ -85,5 +85,6 @@ def insert_again(node: fx.Node, following: fx.Node) -> None:
 
 
 def _count(node: fx.Node) -> None:
-    node.graph._find_nodes_lookup_table.insert(node)
-    node.graph._len += 1
+    graph = node.graph
+    graph._find_nodes_lookup_table.insert(node)
+    graph._len += 1

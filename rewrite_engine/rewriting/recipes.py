@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping
+from itertools import chain
 from types import EllipsisType, NoneType
 from typing import Any, Final
 
@@ -113,41 +114,34 @@ class _Outliner:
             self.parts.append(spelling)
             self._add_node(call)
             self._add_items(call._args)
-            self._add_dict(call._kwargs)
+            self._add_items(chain.from_iterable(call._kwargs.items()))
         self._add_items(match.bindings.values())
         nodes = list(self.indices)
         self.parts += map(self._fingerprint, nodes)
         return Outline(tuple(self.parts), nodes)
 
-    def _add(self, value: Any) -> None:
-        kind = type(value)
-        if kind is fx.Node:
-            self._add_node(value)
-        elif kind in _ATOMS:
-            self.parts += (kind, value)
-        elif kind is float:
-            # -0.0 equals 0.0, and is another literal.
-            self.parts += (kind, value, math.copysign(1, value))
-        elif kind in _SEQUENCES:
-            self._add_items(value, kind)
-        elif kind is CapturedCalls:
-            self._add_items((value.root, value.hole, *value.calls), kind)
-        else:
-            raise _NoRecipe
+    def _add_items(self, items: Iterable[Any], kind: type = list) -> None:
+        parts = self.parts
+        parts.append(kind)
+        for item in items:
+            kind = type(item)
+            if kind is fx.Node:
+                self._add_node(item)
+            elif kind in _ATOMS:
+                parts += (kind, item)
+            elif kind is float:
+                # -0.0 equals 0.0, and is another literal.
+                parts += (kind, item, math.copysign(1, item))
+            elif kind in _SEQUENCES:
+                self._add_items(item, kind)
+            elif kind is CapturedCalls:
+                self._add_items((item.root, item.hole, *item.calls), kind)
+            else:
+                raise _NoRecipe
+        parts.append(...)
 
     def _add_node(self, node: fx.Node) -> None:
         self.parts += (fx.Node, self.indices.setdefault(node, len(self.indices)))
-
-    def _add_items(self, items: Iterable[Any], kind: type = list) -> None:
-        self.parts.append(kind)
-        for item in items:
-            self._add(item)
-        self.parts.append(...)
-
-    def _add_dict(self, items: Mapping[str, Any]) -> None:
-        for name, item in items.items():
-            self.parts.append(name)
-            self._add(item)
 
     def _fingerprint(self, node: fx.Node) -> Hashable:
         """What new nodes take over or derive from a node, beside its identity."""

@@ -5,8 +5,8 @@ A refusal is a sentence; nothing is ever skipped without one.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
-from itertools import pairwise, product
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+from itertools import pairwise
 
 import attrs
 from torch import fx
@@ -125,8 +125,10 @@ def _check_own_order(site: Site, aliases: AliasIndex) -> None:
     """The pattern fixes on which side of its writes each of its reads is."""
     match = site.match
     for write, effect in site.effects.items():
-        written = effect.writes
-        readers = [c for c in match.calls if written and _reads(c, written, aliases)]
+        if not effect.writes:
+            continue
+        written = aliases.classes(effect.writes)
+        readers = (c for c in match.calls if _reads(c, written, aliases))
         for reader in readers:
             if not (_depends(reader, write, match) or _depends(write, reader, match)):
                 raise Refused(
@@ -135,9 +137,8 @@ def _check_own_order(site: Site, aliases: AliasIndex) -> None:
                 )
 
 
-def _reads(call: fx.Node, written: Iterable[fx.Node], aliases: AliasIndex) -> bool:
-    pairs = product(call.all_input_nodes, written)
-    return any(aliases.same_storage(operand, value) for operand, value in pairs)
+def _reads(call: fx.Node, written: set[Hashable], aliases: AliasIndex) -> bool:
+    return not written.isdisjoint(aliases.classes(call.all_input_nodes))
 
 
 def _depends(call: fx.Node, source: fx.Node, match: Match) -> bool:

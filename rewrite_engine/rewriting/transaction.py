@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import fx
@@ -57,7 +58,7 @@ class Transaction:
         """A new node in front of another."""
         node = edit.create(before, op, target, args, kwargs, name)
         self.created[node] = None
-        self.record(lambda: self._uncreate(node))
+        self._journal.append(partial(self._uncreate, node))
         return node
 
     def _uncreate(self, node: fx.Node) -> None:
@@ -88,7 +89,7 @@ class Transaction:
         args, kwargs = node.args, node.kwargs
         edit.set_arguments(node, (), {})
         self.detached[node] = None
-        self.record(lambda: self._reattach(node, args, kwargs))
+        self.record(partial(self._reattach, node, args, kwargs))
 
     def _reattach(self, node: fx.Node, args: Any, kwargs: Any) -> None:
         del self.detached[node]
@@ -99,7 +100,7 @@ class Transaction:
         args, kwargs = user.args, user.kwargs
         new_args, new_kwargs = fx.map_arg((args, kwargs), change)
         edit.set_arguments(user, new_args, new_kwargs)
-        self.record(lambda: edit.set_arguments(user, args, kwargs))
+        self.record(partial(edit.set_arguments, user, args, kwargs))
 
     def _remember_users(self, reader: fx.Node) -> None:
         """New arguments put a reader last among the users of all its operands."""
@@ -113,7 +114,7 @@ class Transaction:
             # Detached nodes have no operands and no users: any order would do.
             following = node.next
             self.graph.erase_node(node)
-            self.record(lambda n=node, f=following: edit.insert_again(n, f))  # type: ignore[misc]
+            self.record(partial(edit.insert_again, node, following))
 
 
 class _NamespaceState:

@@ -132,14 +132,14 @@ class ValueTypes:
     ) -> None:
         """Records the value of a new node, derived as that of an equal call was."""
         result, tensor_meta = derivation
+        meta = node.meta
         if result is not None:
-            value: Any = self._made(node, result)
+            meta[self._key] = self._made(node, result)
         else:
             assert like is not None, "a value is taken over from the copied call"
-            value = like.meta[self._key]
-        node.meta[self._key] = value
+            meta[self._key] = like.meta[self._key]
         if tensor_meta is not None:
-            node.meta["tensor_meta"] = tensor_meta._replace(qparams={})
+            meta["tensor_meta"] = TensorMetadata(*tensor_meta[:-1], qparams={})
 
     def identity_of(self, node: fx.Node) -> Hashable:
         """What results depend on in the recorded value of a node; None without one."""
@@ -196,16 +196,15 @@ class ValueTypes:
             self._learn(call, value)
             return value
         self._results[call] = known
-        return self._made(node, known)
+        value = self._made(node, known)
+        self._identities[id(value)] = value, known.type
+        return value
 
     def _made(self, node: fx.Node, result: _Result) -> FakeTensor:
         assert self._fakes is not None, "without a mode, nothing is derived"
         if result.is_view:
-            value = self._fakes.view(self._value(node.args[0]), result.type)
-        else:
-            value = self._fakes.fresh(result.type)
-        self._identities[id(value)] = value, result.type
-        return value
+            return self._fakes.view(self._value(node.args[0]), result.type)
+        return self._fakes.fresh(result.type)
 
     def _learn(self, call: Call, value: object) -> None:
         """Remembers a result for equal calls, and for other sizes if elementwise."""
