@@ -51,9 +51,7 @@ class _RegisterScope:
 
 def scope_factory(
     slots: Mapping[str, int], compile_pattern: Callable[[fx.Node], GuardPattern]
-) -> Callable[[Registers, code.Machine], _RegisterScope]:
+) -> Callable[[Registers, GraphFacts], _RegisterScope]:
     """Scopes for a guard; its patterns are compiled when they are first asked for."""
     patterns = cache(compile_pattern)
-    return lambda registers, machine: _RegisterScope(
-        machine.facts, registers, slots, patterns
-    )
+    return lambda registers, facts: _RegisterScope(facts, registers, slots, patterns)

@@ -273,10 +273,10 @@ class Check(Linked):
     """A guard without a reason: it filters as soon as its names are bound."""
 
     condition: Condition
-    scope: Callable[[Registers, Machine], Any]
+    scope: Callable[[Registers, GraphFacts], Any]
 
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        holds = self.condition.holds(self.scope(registers, machine))
+        holds = self.condition.holds(self.scope(registers, machine.facts))
         return self.next if holds else None
 
 

@@ -60,7 +60,6 @@ def match_at(
     """
     search = _Search(program, facts, judge)
     machine = Machine(facts, search.accept, STEPS)
-    search.machine = machine
     try:
         machine.run(program.entry, program.registers(anchor))
     except SearchLimitError:
@@ -77,7 +76,6 @@ class _Search:
     judge: Judge
     match: Match | None = None
     reason: str | None = None
-    machine: Machine | None = None
 
     def accept(self, registers: Registers) -> bool:
         reason = self._refusal(registers)
@@ -91,9 +89,8 @@ class _Search:
         return False
 
     def _refusal(self, registers: Registers) -> str | None:
-        assert self.machine is not None
         for check in self.program.refusals:
-            if not check.condition.holds(check.scope(registers, self.machine)):
+            if not check.condition.holds(check.scope(registers, self.facts)):
                 return check.condition.reason
         return None
 

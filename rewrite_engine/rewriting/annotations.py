@@ -59,6 +59,11 @@ class Undo:
         self.meta[self.key] = self.value
 
 
+def may_name_nodes(node: fx.Node) -> bool:
+    """Whether the metadata of a node has anything that could name other nodes."""
+    return not _SKIPPED.issuperset(node.meta)
+
+
 def retarget(
     nodes: Iterable[fx.Node],
     moved: Mapping[fx.Node, fx.Node],
@@ -82,9 +87,9 @@ def retarget(
 
 
 def _retarget_node(node: fx.Node, targets: _Targets) -> Iterator[Undo]:
-    meta = node.meta
-    if _SKIPPED.issuperset(meta):
+    if not may_name_nodes(node):
         return
+    meta = node.meta
     renamed = targets.renaming(node)
     for key in [key for key in meta if key not in _SKIPPED]:
         old = meta[key]

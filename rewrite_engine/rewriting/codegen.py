@@ -21,6 +21,8 @@ from torch.fx import node as fx_node
 from torch.fx.experimental import _config as fx_config
 from torch.fx.immutable_collections import immutable_list
 
+from rewrite_engine.rewriting.edit import unique_name
+
 # Private names of fx are used below: only of the one version that is imitated.
 _WRITES_AS_TORCH = torch.__version__.startswith("2.13.")
 
@@ -214,12 +216,15 @@ class _Writer:
     # --- names and values ---
 
     def _name(self, node: fx.Node) -> str:
-        return self._names.get(node) or self.namespace.create_name(node.name, node)
+        name = self._names.get(node)
+        if name is None:
+            name = self._names[node] = unique_name(self.namespace, node.name)
+        return name
 
     def _text(self, value: Any) -> str:
         kind = type(value)
         if kind is fx.Node:
-            return self._name(value)
+            return self._names.get(value) or self._name(value)
         if kind in _LITERALS:
             return repr(value)
         if kind is list or kind is immutable_list:

@@ -24,7 +24,7 @@ from rewrite_engine.matching.matcher import (
 from rewrite_engine.matching.program import Program, RuleProgram
 from rewrite_engine.report import RefusalReport, Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
-from rewrite_engine.rewriting.annotations import retarget
+from rewrite_engine.rewriting.annotations import may_name_nodes, retarget
 from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.fixups import Moves, describe, operands_before
 from rewrite_engine.rewriting.recipes import Recipes
@@ -110,6 +110,7 @@ class Driver:
         self._recipes = Recipes(self.transaction, state.facts, self._types)
         self._aliases: AliasIndex | None = None
         self._moves = Moves()
+        self._is_annotated = any(map(may_name_nodes, self.graph.nodes))
         self._tallies = {id(rule): _Tally() for rule in program.rules}
         self._order: list[str] = []
         self._entry = set(candidates(program, self.graph))
@@ -213,7 +214,7 @@ class Driver:
             effect = site.effects.get(old) or aliases.effect(old)
             check_result((old, effect), (new, effects.get(new)), aliases)
         describe(match, built)
-        moves = Moves.of(match, built)
+        moves = Moves.of(match, built) if self._is_annotated else Moves()
         if self._watch is not None:
             self._watch.replacing(match, built)
         self._replace(match, built)

@@ -33,7 +33,7 @@ def create(
         with graph.inserting_before(before):
             return graph.create_node(op, target, args, dict(kwargs), name)
     names = graph._graph_namespace
-    unique = _unique_name(names, name or graph._target_to_str(target))
+    unique = unique_name(names, name or graph._target_to_str(target))
     node = fx.Node.__new__(fx.Node)
     fx.node._NodeBase.__init__(node, graph, unique, op, target, None)
     node._update_args_kwargs(args, kwargs)
@@ -45,26 +45,31 @@ def create(
     return node
 
 
-def _unique_name(names: Any, candidate: str) -> str:
-    """A name that the namespace has not given out: `add`, `add_1`, `add_2`."""
-    if not _is_bare(candidate):
+def unique_name(names: Any, candidate: str) -> str:
+    """A name that a namespace of fx has not given out: `add`, `add_1`, `add_2`."""
+    base, number = _parts(candidate) if _INTERNALS_KNOWN else ("", None)
+    if not base:
         unique: str = names.create_name(candidate, None)
         return unique
-    used, number = names._used_names, names._base_count.get(candidate, 0)
-    unique = candidate
-    while unique in used:
-        number += 1
-        unique = f"{candidate}_{number}"
+    unique, used, counts = candidate, names._used_names, names._base_count
+    if number is None or unique in used:
+        number = counts.get(base, 0)
+        while unique in used:
+            number += 1
+            unique = f"{base}_{number}"
     used.add(unique)
-    names._base_count[candidate] = number
+    counts[base] = number
     return unique
 
 
-@lru_cache(maxsize=1024)
-def _is_bare(candidate: str) -> bool:
-    """Whether a name is legal and does not end in a number, which counts apart."""
+@lru_cache(maxsize=4096)
+def _parts(candidate: str) -> tuple[str, int | None]:
+    """A name without its number, and the number; nothing if the name is not legal."""
     match = fx_graph._name_regex.match(candidate)
-    return bool(match and match[2] is None and candidate not in fx_graph._illegal_names)
+    if match is None or candidate in fx_graph._illegal_names:
+        return "", None
+    base, number = match.groups()
+    return base, None if number is None else int(number)
 
 
 def set_arguments(

@@ -120,7 +120,7 @@ def _profile_rule(profile: Profile) -> _Rule:
         return _pure
 
     def rule(node: fx.Node) -> Effect:
-        touches = [touch for touch in profile.touches if touch.applies(node)]
+        touches = list(profile.applying(node))
         writes = _operands([t.slot.argument(node) for t in touches if t.writes])
         aliases = _operands([t.slot.argument(node) for t in touches if t.aliases])
         if profile.gathers:

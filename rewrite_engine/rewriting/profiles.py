@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -68,11 +68,6 @@ class Touch:
     aliases: bool = False
     switches: tuple[Switch, ...] = ()
 
-    def applies(self, node: fx.Node) -> bool:
-        if not self.switches:
-            return True
-        return not any(switch.is_off(node) for switch in self.switches)
-
 
 @attrs.frozen
 class Profile:
@@ -100,6 +95,18 @@ class Profile:
             draws=self.draws or other.draws,
             effectful=self.effectful or other.effectful,
         )
+
+    def applying(self, node: fx.Node) -> Iterator[Touch]:
+        """The touches that no switch turns off."""
+        switches: tuple[Switch, ...] = ()
+        applies = True
+        for touch in self.touches:
+            # The touches of one callable share their switches.
+            if touch.switches is not switches:
+                switches = touch.switches
+                applies = not any(switch.is_off(node) for switch in switches)
+            if applies:
+                yield touch
 
     def is_random(self, node: fx.Node) -> bool:
         return self.draws and not any(switch.is_off(node) for switch in self.switches)

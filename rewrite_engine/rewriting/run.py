@@ -57,20 +57,25 @@ def run(
     Raises: TypeError if it is no model; RewriteError if a limit is reached. Whatever is
     raised, the model is as it was. `watch` makes a watch for each graph.
     """
-    start = time.perf_counter()
+
+    def made(state: State) -> Driver:
+        return Driver(program, state, guard, limits, watch(state) if watch else None)
+
+    # What only the run needs is gone before the collector looks at what is new.
     with paused_gc():
-        graphs = states(model, recurse)
-        drivers = [
-            Driver(program, state, guard, limits, watch(state) if watch else None)
-            for state in graphs
-        ]
-        with _all_or_nothing([driver.transaction for driver in drivers]):
-            for driver in drivers:
-                driver.run()
-            for driver in drivers:
-                driver.commit()
-                if driver.modified:
-                    _recompile(driver.module, driver.transaction)
+        return _run(model, map(made, states(model, recurse)))
+
+
+def _run(model: Model, made: Iterable[Driver]) -> Result:
+    start = time.perf_counter()
+    drivers = list(made)
+    with _all_or_nothing([driver.transaction for driver in drivers]):
+        for driver in drivers:
+            driver.run()
+        for driver in drivers:
+            driver.commit()
+            if driver.modified:
+                _recompile(driver.module, driver.transaction)
     seconds = time.perf_counter() - start
     report = _merge([driver.report(seconds) for driver in drivers])
     modified = any(driver.modified for driver in drivers)
@@ -134,6 +139,8 @@ def _all_or_nothing(transactions: Sequence[Transaction]) -> Iterator[None]:
         for transaction in reversed(transactions):
             transaction.rollback()
         raise
+    for transaction in transactions:
+        transaction.close()
 
 
 def _recompile(module: fx.GraphModule, transaction: Transaction) -> None:

@@ -46,6 +46,11 @@ class Transaction:
             for node, users in self._user_order.items():
                 _reorder(node.users, users)
 
+    def close(self) -> None:
+        """Make the edits final: nothing can be taken back from here on."""
+        # The entries refer to the transaction that holds them: a cycle of garbage.
+        self._journal.clear()
+
     def create(
         self,
         before: fx.Node,
