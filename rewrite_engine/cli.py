@@ -17,6 +17,7 @@ from rewrite_engine.commands import (
     demo,
     explain,
     explain_code,
+    extract,
     fmt,
     lsp,
     outcome,
@@ -26,7 +27,19 @@ from rewrite_engine.commands import (
 from rewrite_engine.commands import list as list_
 from rewrite_engine.errors import GraphError, RewriteError, RuleError
 
-_COMMANDS = (demo, apply, explain, check, fmt, show, list_, test, explain_code, lsp)
+_COMMANDS = (
+    demo,
+    apply,
+    explain,
+    extract,
+    check,
+    fmt,
+    show,
+    list_,
+    test,
+    explain_code,
+    lsp,
+)
 _DESCRIPTION = "Rewrite PyTorch graphs with rules."
 _EPILOG = (
     "exit status: 0 done, 1 findings, 2 usage or rule error, 3 refused input, "

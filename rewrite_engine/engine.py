@@ -12,6 +12,8 @@ from rewrite_engine.dsl import loader
 from rewrite_engine.dsl.catalog import Catalog, default_catalog
 from rewrite_engine.explaining import explain as explaining
 from rewrite_engine.explaining.explanation import Explanation
+from rewrite_engine.extracting.pair import extract_pair
+from rewrite_engine.extracting.selection import extract
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.module_forms import ModuleClass, granted_signature
@@ -31,6 +33,8 @@ __all__ = [
     "Result",
     "apply",
     "explain",
+    "extract",
+    "extract_pair",
     "find",
     "load",
     "loads",

@@ -28,7 +28,7 @@ LAYERS = (
     ("lowering",),
     ("matching",),
     ("rewriting",),
-    ("explaining",),
+    ("explaining", "extracting"),
     ("ruleset",),
     ("reporting",),
     ("engine", "rule_tests"),

@@ -15,9 +15,12 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.S)
 
 
-def test_the_quickstart_runs() -> None:
-    (quickstart,) = blocks(ROOT / "README.md", "python")
-    exec(compile(quickstart, "README.md", "exec"), {})
+EXAMPLES = blocks(ROOT / "README.md", "python")
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_examples_run(number: int) -> None:
+    exec(compile(EXAMPLES[number], "README.md", "exec"), {})
 
 
 def test_the_readme_starts_with_the_two_commands() -> None:
