@@ -103,11 +103,14 @@ def test_a_rule_file_is_accepted(path: Path) -> None:
 
 def test_the_reference_shows_what_parses() -> None:
     text = (grammar_directory() / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    # Code in other languages is marked with its language.
+    examples = [code for language, code in blocks if not language]
     table = text.split("## Items")[1].split("\n\n")[1]
     items = re.findall(r"^\|[^|]*\| (`.*`) \|$", table.replace("\\|", "\0"), re.M)
     shown = [part for row in items for part in re.findall("`([^`]*)`", row)]
-    assert len(parsed(example).items) == 3
+    assert len(parsed(examples[0]).items) == 3
+    assert all(parsed(example).items for example in examples)
     assert len(shown) == 10
     for form in shown:
         form = form.replace("\0", "|").replace("left => right", "y = x => y' = x")
