@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -64,15 +66,21 @@ def _result_dtype(
     kwargs: dict[str, Any],
     inputs: list[Constant],
 ) -> torch.dtype:
-    """The dtype that the call has in the model's own precision, from a fake run."""
-    with FakeTensorMode() as mode:
+    """The dtype that the call has in the model's own precision, from a fake run.
 
-        def fake(value: Constant) -> torch.Tensor:
-            shape, device = value.exact.shape, value.exact.device
-            return torch.empty(shape, dtype=value.dtype, device=device)
+    Calls whose result is no larger than all inputs together are run but once.
+    """
+    if _is_pointwise(target) and _broadcast_size(inputs) <= LARGEST // 8:
+        return _pointwise_dtype(target, _frozen(args), _frozen(kwargs))
+    if target is torch.ops.aten.reshape.default:
+        return inputs[0].dtype
 
-        with mode:
-            result = target(*_map(args, fake), **_map(kwargs, fake))
+    def fake(value: Constant) -> torch.Tensor:
+        shape, device = value.exact.shape, value.exact.device
+        return torch.empty(shape, dtype=value.dtype, device=device)
+
+    with FakeTensorMode():
+        result = target(*_map(args, fake), **_map(kwargs, fake))
     if not isinstance(result, torch.Tensor):
         raise Refused("a constant must be one tensor")
     size = result.numel() * 8
@@ -81,12 +89,57 @@ def _result_dtype(
     return result.dtype
 
 
+def _is_pointwise(target: Callable[..., Any]) -> bool:
+    return torch.Tag.pointwise in getattr(target, "tags", ())
+
+
+def _broadcast_size(inputs: list[Constant]) -> int:
+    """How many elements a pointwise call on these constants has at most."""
+    return math.prod(torch.broadcast_shapes(*(value.exact.shape for value in inputs)))
+
+
+@attrs.frozen
+class _Kind:
+    """What the dtype of a pointwise result depends on in an operand."""
+
+    dtype: torch.dtype
+    is_scalar: bool
+
+
+def _frozen(value: Any) -> Any:
+    """Arguments as a key: constants by their kind, lists and dictionaries as tuples."""
+    if isinstance(value, Constant):
+        return _Kind(value.dtype, value.exact.ndim == 0)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, dict):
+        return tuple((key, _frozen(item)) for key, item in value.items())
+    # `1`, `1.0` and `True` are equal, and make different dtypes.
+    return type(value), value
+
+
+@lru_cache(maxsize=1024)
+def _pointwise_dtype(target: Callable[..., Any], args: Any, kwargs: Any) -> torch.dtype:
+    def thaw(item: Any) -> Any:
+        if isinstance(item, _Kind):
+            return torch.empty([] if item.is_scalar else [1], dtype=item.dtype)
+        return item[1]
+
+    result = target(*map(thaw, args), **{key: thaw(item) for key, item in kwargs})
+    return torch.as_tensor(result).dtype
+
+
 def _check_finite(
     exact: torch.Tensor, dtype: torch.dtype, inputs: list[Constant]
 ) -> None:
-    finite_inputs = all(bool(torch.isfinite(v.exact).all()) for v in inputs)
-    if finite_inputs and not bool(torch.isfinite(exact.to(dtype)).all()):
+    if _is_finite(exact.to(dtype)):
+        return
+    if all(_is_finite(value.exact) for value in inputs):
         raise Refused("folding finite constants gives a value that is not finite")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _exact(value: Constant) -> torch.Tensor:

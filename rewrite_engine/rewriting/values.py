@@ -148,9 +148,14 @@ class ValueTypes:
 
     def of_tensor(self, tensor: torch.Tensor) -> FakeTensor | None:
         """The value to record for a constant; None if the graph records none."""
-        if self._mode is None:
+        if self._mode is None or self._fakes is None:
             return None
-        return self._mode.from_tensor(tensor, static_shapes=True)
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            return self._mode.from_tensor(tensor, static_shapes=True)
+        kind = type_of(tensor)
+        if kind is None or tensor.layout is not torch.strided or tensor.is_quantized:
+            return self._mode.from_tensor(tensor, static_shapes=True)
+        return self._fakes.fresh(kind).requires_grad_(tensor.requires_grad)
 
     def _derived(self, node: fx.Node, like: fx.Node | None) -> Any:
         if node.op == "get_attr":
