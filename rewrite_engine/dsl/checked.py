@@ -175,8 +175,32 @@ class Captured:
     span: Span = _span()
 
 
+@attrs.frozen(eq=False)
+class Hole:
+    """Where a link of a chain takes the value of the next one."""
+
+    span: Span = _span()
+
+
+@attrs.frozen
+class Chain:
+    """`f^*(a)`: any number of links above `inner`, at least `least`.
+
+    `link` holds `hole` where the next link, or `inner`, stands. Names inside it stand
+    for lists, one item for each link, the outermost first.
+    """
+
+    link: Term
+    hole: Hole
+    inner: Term
+    least: int
+    span: Span = _span()
+
+
 Term = (
     Variable
+    | Hole
+    | Chain
     | LiteralVariable
     | Anything
     | Literal

@@ -21,7 +21,7 @@ from rewrite_engine.dsl.scopes import Scope, counted
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
-LEFT: Final = frozenset({"variable", "list", "call", "capture"})
+LEFT: Final = frozenset({"variable", "list", "each", "call", "capture"})
 """Kinds of names that stand for graph values of the left side."""
 
 VALUES: Final = LEFT | {"node", "constant"}

@@ -13,12 +13,15 @@ from rewrite_engine.dsl import nodes
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
-NameKind = OneOf["variable", "literal", "list", "call", "capture", "node", "constant"]
+NameKind = OneOf[
+    "variable", "literal", "list", "each", "call", "capture", "node", "constant"
+]
 
 DESCRIPTIONS: Final[Mapping[NameKind, str]] = {
     "variable": "a graph value",
     "literal": "a literal, written `${}`",
     "list": "a list of graph values, written `*{}`",
+    "each": "a list, one item for each link of a chain",
     "call": "a matched call",
     "capture": "a capture",
     "node": "a node of the right side",

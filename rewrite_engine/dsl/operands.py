@@ -8,6 +8,8 @@ from rewrite_engine.dsl import calls, nodes
 from rewrite_engine.dsl.checked import (
     Apply,
     Captured,
+    Chain,
+    Hole,
     Literal,
     LiteralVariable,
     Operand,
@@ -27,7 +29,7 @@ def kind_of(term: Term) -> calls.OperandKind:
             return "none"
         case Literal() | LiteralVariable():
             return "literal"
-        case Variable() | Reference() | Apply() | Captured():
+        case Variable() | Reference() | Apply() | Captured() | Chain() | Hole():
             return "value"
     return "any"
 

@@ -10,6 +10,7 @@ from rewrite_engine.dsl.checked import (
     Apply,
     Binding,
     Captured,
+    Chain,
     Either,
     Items,
     LiteralVariable,
@@ -83,6 +84,8 @@ class _Walk:
                 return self.named(name)
             case Captured(name, value):
                 return self.certain(value) | {name}
+            case Chain(_, _, inner):
+                return self.certain(inner)
             case Items(items):
                 return _NONE.union(*map(self.certain, items))
             case Either(options):
@@ -102,6 +105,8 @@ class _Walk:
             case Captured(name, value):
                 self._bind(name, present)
                 self.visit(value, present)
+            case Chain(_, _, inner):
+                self.visit(inner, present)
             case Items(items):
                 self._visit_all(items, present)
             case Either(options):

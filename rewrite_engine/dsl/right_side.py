@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal as OneOf
 
 import attrs
@@ -123,7 +125,7 @@ class Statements:
         entry = env.entries.get(name)
         span = self._name_span(statement.span, name)
         env.read.add(name)
-        if entry is None or entry.kind != "variable":
+        if entry is None or entry.kind not in ("variable", "each"):
             what = f"`{name}` is not bound" if entry is None else entry.describe()
             hint = None
             if "." in name:
@@ -134,13 +136,24 @@ class Statements:
             self._report("E512", message, span, hint=hint)
             return
         # What is absent is not written.
-        value = self.right.value(statement.value, self.present | {name})
+        with self._one_link():
+            value = self.right.value(statement.value, self.present | {name})
         if self._is_literal(value):
             message = "a tensor is needed, and this is a literal"
             self._report("E401", message, statement.value.span)
         self._check_stage(statement, "value to be stored")
         kind: OneOf["write", "own"] = "own" if statement.own else "write"
         self.creates.append(Create(kind, name, value, span=statement.span))
+
+    @contextmanager
+    def _one_link(self) -> Iterator[None]:
+        """A write is done for each link: there, a name of one is a single value."""
+        entries = self.right.env.entries
+        lists = {name: e for name, e in entries.items() if e.kind == "each"}
+        for name, entry in lists.items():
+            entries[name] = attrs.evolve(entry, kind="variable")
+        yield
+        entries.update(lists)
 
     def _check_stage(
         self, statement: nodes.Constructed | nodes.Assign, what: str

@@ -12,8 +12,10 @@ from rewrite_engine.dsl.checked import (
     Anything,
     Apply,
     Captured,
+    Chain,
     Either,
     FamilyUse,
+    Hole,
     Items,
     Literal,
     LiteralVariable,
@@ -32,8 +34,10 @@ from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind, parameter_ke
 from rewrite_engine.dsl.operands import check_arguments, check_kinds, kind_of
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.scopes import Definition, Scope
-from rewrite_engine.dsl.walk import walk
+from rewrite_engine.dsl.walk import terms_in, walk
 from rewrite_engine.source import Span
+
+_HOLE: Final = "(hole)"  # no name that a text can hold
 
 MAX_OPERATORS: Final = 256
 """Operators and expanded patterns of one left side."""
@@ -253,10 +257,7 @@ class Left:
     def _call(self, call: nodes.Call, frame: Frame) -> Term:
         self._size += 1
         if call.chain:
-            message = f"`^{call.chain}`: chains cannot be matched yet"
-            frame.scope.report("E901", message, call.span)
-            self._operands(call, frame)
-            return Anything(span=frame.place(call.span))
+            return self._chain(call, frame)
         target = self._target(call.callee, frame)
         if isinstance(target, Definition):
             body, first = self._expand(target, call, frame)
@@ -272,6 +273,36 @@ class Left:
         if target is None:
             return Anything(span=frame.place(call.span))
         return self._apply(target, operands, call, frame)
+
+    def _chain(self, call: nodes.Call, frame: Frame) -> Term:
+        span = frame.place(call.span)
+        if not call.args:
+            message = "a chain goes on at its first operand, and there is none"
+            frame.scope.report("E401", message, call.span)
+            return Anything(span=span)
+        inner, hole = self.term(call.args[0], frame), Hole(span=span)
+        first = nodes.Name(_HOLE, span=call.args[0].span)
+        one = attrs.evolve(call, args=(first, *call.args[1:]), chain="")
+        inside = attrs.evolve(frame, parameters={**frame.parameters, _HOLE: hole})
+        known, captures = dict(self.entries), set(self.captured)
+        link = self.term(one, inside)
+        for term in terms_in(link):
+            self._check_link(term, known, captures, frame)
+        for name in self.entries.keys() - known.keys():
+            self.entries[name] = attrs.evolve(self.entries[name], kind="each")
+        return Chain(link, hole, inner, 1 if call.chain == "+" else 0, span=span)
+
+    def _check_link(
+        self, term: Term, known: Mapping[str, Entry], captures: set[str], frame: Frame
+    ) -> None:
+        """Report what cannot be repeated from link to link."""
+        if isinstance(term, Captured | Maybe | Chain | Reference):
+            message = "a link of a chain holds calls and names only"
+            frame.scope.report("E407", message, term.span)
+        elif isinstance(term, Variable | LiteralVariable) and term.name in known:
+            message = f"`{term.name}` stands inside and outside of a chain"
+            notes = (known[term.name].note(),)
+            frame.scope.report("E203", message, term.span, notes=notes)
 
     def _target(
         self, callee: nodes.Name, frame: Frame
@@ -339,6 +370,7 @@ class Left:
                 term = _either((term, hole), frame.place(value.span))
         else:
             term = self.term(value, frame)
+            hole = term.inner if isinstance(term, Chain) else None
         if hole is None and not _is_call(value):
             message = "a capture names a call: `N@relu(x)`"
             frame.scope.report("E403", message, expr.span)

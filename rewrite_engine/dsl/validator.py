@@ -9,6 +9,7 @@ from rewrite_engine.dsl.checked import (
     Apply,
     Build,
     Captured,
+    Chain,
     Choose,
     Create,
     Either,
@@ -23,7 +24,7 @@ from rewrite_engine.dsl.checked import (
 )
 from rewrite_engine.dsl.duplicates import duplicates
 from rewrite_engine.dsl.scopes import span_of_name
-from rewrite_engine.dsl.walk import references, terms_in
+from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.source import Span
 
@@ -118,6 +119,8 @@ def _is_anchored(term: Term) -> bool:
             return all(map(_is_anchored, options))
         case Captured(_, value):
             return _is_anchored(value)
+        case Chain(_, _, inner, least):
+            return least > 0 or _is_anchored(inner)
     return False
 
 
@@ -141,7 +144,7 @@ def _reach(rule: Rule) -> Mapping[str, frozenset[str]]:
         seen, pending = {root}, [root]
         while pending:
             term = terms[pending.pop()]
-            fresh = references(term) - seen
+            fresh = _references(term) - seen
             seen |= fresh | _values(term)
             pending.extend(fresh)
         found[root] = frozenset(seen)
@@ -149,4 +152,20 @@ def _reach(rule: Rule) -> Mapping[str, frozenset[str]]:
 
 
 def _values(term: Term) -> set[str]:
-    return {t.name for t in terms_in(term) if isinstance(t, Variable | Others)}
+    return {t.name for t in _above_chains(term) if isinstance(t, Variable | Others)}
+
+
+def _references(term: Term) -> set[str]:
+    return {t.name for t in _above_chains(term) if isinstance(t, Reference)}
+
+
+def _above_chains(term: Term) -> Iterator[Term]:
+    """The terms whose distance from the root is known: not those below a chain."""
+    hidden = {
+        id(inner)
+        for chain in terms_in(term)
+        if isinstance(chain, Chain)
+        for part in (chain.link, chain.inner)
+        for inner in terms_in(part)
+    }
+    return (part for part in terms_in(term) if id(part) not in hidden)

@@ -104,7 +104,7 @@ class Right:
         entry = self.env.value(expr.id, expr.span)
         if entry is not None:
             self.env.check_present(entry, present, expr.span)
-            if entry.kind == "list":
+            if entry.kind in ("list", "each"):
                 message = f"{entry.describe()}; it stands in a list, `[*{expr.id}]`"
                 self.env.scope.report("E407", message, expr.span)
         return Use(expr.id, span=expr.span)
@@ -117,7 +117,7 @@ class Right:
         if not isinstance(item, nodes.Star):
             return self.value(item, present)
         entry = self.env.value(item.id, item.span)
-        if entry is not None and entry.kind != "list":
+        if entry is not None and entry.kind not in ("list", "each"):
             message = f"{entry.describe()}, not a list"
             notes = (entry.note(),)
             self.env.scope.report("E203", message, item.span, notes=notes)

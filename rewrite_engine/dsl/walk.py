@@ -12,6 +12,7 @@ from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import (
     Apply,
     Captured,
+    Chain,
     Either,
     Items,
     Maybe,
@@ -125,6 +126,8 @@ def _children(term: Term) -> tuple[Term, ...]:
             return options
         case Maybe(value) | Captured(_, value):
             return (value,)
+        case Chain(link, _, inner):
+            return link, inner
         case Apply(_, operands):
             return tuple(operand.value for operand in operands)
     return ()

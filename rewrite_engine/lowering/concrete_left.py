@@ -15,6 +15,7 @@ from rewrite_engine.lowering.guards import present
 from rewrite_engine.lowering.operators import OperatorPattern, Spelling
 from rewrite_engine.lowering.patterns import (
     Way,
+    below,
     guards_of,
     roots_of,
     ways_of,
@@ -62,10 +63,12 @@ class ConcreteLeft:
         for node in self.matcher.nodes:
             if isinstance(node.target, OperatorPattern) and node.target.is_slot:
                 literals = node.target.literals[self.row]
-        for node in self.matcher.nodes:
-            if node.op == "placeholder" and node.target in literals:
+        for node in self.matcher.find_nodes(op="placeholder"):
+            if "each" in node.meta:
+                continue
+            if node.target in literals:
                 self.values[node] = literals[str(node.target)]
-            elif node.op == "placeholder" and not node.meta["optional"]:
+            elif not node.meta["optional"]:
                 self.values[node] = self._placeholder(str(node.target))
 
     def _placeholder(self, name: str) -> fx.Node:
@@ -105,8 +108,27 @@ class ConcreteLeft:
                 return self.value(pattern.args[1])
             case markers.maybe:
                 return self._maybe(pattern)
+            case markers.chain:
+                return self._chain(pattern)
         assert pattern.target is markers.anything
         return _OMITTED
+
+    def _chain(self, pattern: fx.Node) -> Any:
+        """A chain of as few links as there may be, or one more."""
+        link, hole, inner, least = pattern.args
+        value = self.value(inner)
+        named = [node for node in below(link) if node.op == "placeholder"]
+        found: dict[fx.Node, list[Any]] = {node: [] for node in named}
+        for number in range(least + self.choices.choose(2)):
+            for node in below(link):
+                self.values.pop(node, None)
+            self.values[hole] = value
+            for node in named:
+                self.values[node] = self._placeholder(f"{node.target}_{number}")
+                found[node].insert(0, self.values[node])
+            value = self.value(link)
+        self.values.update(found)
+        return value
 
     def _maybe(self, pattern: fx.Node) -> Any:
         absent, inner = ways_of(pattern)

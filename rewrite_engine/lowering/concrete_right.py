@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -57,12 +57,23 @@ class ConcreteRight:
             if node.target in _CONSTANTS:
                 self.value(node)
         writes = [node for node in statements if node.target in _WRITES]
-        values = [self.value(node.args[1]) for node in writes]
-        for node, value in zip(writes, values, strict=True):
-            old = self.names[str(node.args[0].target)]
-            if isinstance(old, fx.Node) and value is not None:
-                self.copies[old] = value
-                self.values[node.args[0]] = value
+        values = [each for node in writes for each in self._written(node)]
+        for node, old, value in values:
+            self.copies[old] = value
+            self.values[node.args[0]] = value
+
+    def _written(self, pattern: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, Any]]:
+        """As in a rewrite: nothing for what is absent, in a chain one for each link."""
+        old = self.names[str(pattern.args[0].target)]
+        if isinstance(old, fx.Node):
+            yield pattern, old, self.value(pattern.args[1])
+        for index, each in enumerate(old if isinstance(old, list) else ()):
+            names, values = self.names, self.values
+            links = {n: v[index] for n, v in names.items() if isinstance(v, list)}
+            self.names = {**names, **links}
+            self.values = {n: v for n, v in values.items() if n.op != "placeholder"}
+            yield pattern, each, self.value(pattern.args[1])
+            self.names, self.values = names, values
 
     def old(self, value: Any) -> Any:
         """A value of the left side, in the right side's graph."""

@@ -33,6 +33,16 @@ def skippable(call: object) -> NoReturn:
     _symbolic("skippable")
 
 
+def chain(link: object, hole: object, inner: object, least: int) -> NoReturn:
+    """`f^*(a)`: at least so many links, one in the hole of the other, above `inner`."""
+    _symbolic("chain")
+
+
+def hole() -> NoReturn:
+    """Where a link of a chain takes the value of the next one."""
+    _symbolic("hole")
+
+
 def captured(name: str, value: object, hole: object) -> NoReturn:
     """`N@p`: what `value` matched, down to `hole`, can be emitted again."""
     _symbolic("captured")

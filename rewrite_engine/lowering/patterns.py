@@ -122,6 +122,10 @@ class _MatcherBuilder:
                 return self.graph.call_function(markers.maybe, (self.term(value),))
             case checked.Captured(name, value, hole):
                 return self._captured(name, value, hole)
+            case checked.Hole():
+                return self.graph.call_function(markers.hole)
+            case checked.Chain():
+                return self._chain(term)
             case checked.Apply():
                 return self._apply(term)
 
@@ -135,6 +139,15 @@ class _MatcherBuilder:
             "call_function", markers.captured, args, name=f"capture_{name}"
         )
         node.meta["names"] = [name]
+        return node
+
+    def _chain(self, term: checked.Chain) -> fx.Node:
+        hole, link, inner = map(self.term, (term.hole, term.link, term.inner))
+        for node in below(link):
+            node.meta["each"] = True
+        args = (link, hole, inner, term.least)
+        node = self.graph.call_function(markers.chain, args)
+        node.meta["span"] = term.span
         return node
 
     def _apply(self, term: checked.Apply) -> fx.Node:
@@ -206,6 +219,8 @@ def _subterms(term: checked.Term) -> tuple[checked.Term, ...]:
             return options
         case checked.Maybe(value) | checked.Captured(_, value):
             return (value,)
+        case checked.Chain(link, _, inner):
+            return link, inner
         case checked.Apply(_, operands):
             return tuple(operand.value for operand in operands)
     return ()
@@ -269,6 +284,11 @@ def below(pattern: Any) -> Iterator[fx.Node]:
             seen.add(item)
             yield item
             todo.extend(reversed([*item.args, *item.kwargs.values()]))
+
+
+def chains_below(pattern: Any) -> Iterator[fx.Node]:
+    """The chains of a pattern."""
+    return (node for node in below(pattern) if node.target is markers.chain)
 
 
 def captured_calls(pattern: fx.Node) -> Iterator[fx.Node]:

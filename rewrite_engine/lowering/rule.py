@@ -51,6 +51,16 @@ class CompiledRule:
         return self.source.text[self.span.start : self.span.end]
 
     @cached_property
+    def lists(self) -> tuple[str, ...]:
+        """The names that stand for a list, one item for each link of a chain."""
+        return tuple(
+            name
+            for node in self.matcher_graph.find_nodes(op="placeholder")
+            if "each" in node.meta
+            for name in node.meta["names"]
+        )
+
+    @cached_property
     def matcher(self) -> fx.GraphModule:
         """The left side as a module that can be printed and drawn."""
         return fx.GraphModule(torch.nn.Module(), self.matcher_graph, self.name)

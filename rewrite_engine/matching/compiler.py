@@ -14,6 +14,7 @@ from rewrite_engine.lowering.operators import OperatorPattern, Spelling
 from rewrite_engine.lowering.patterns import (
     Way,
     below,
+    chains_below,
     guards_of,
     placeholders_of,
     roots_of,
@@ -46,6 +47,7 @@ class RuleCompiler:
     rule: CompiledRule
     slots: dict[fx.Node, int] = attrs.field(factory=dict)
     spelling_slots: dict[fx.Node, int] = attrs.field(factory=dict)
+    chains: dict[fx.Node, code.ChainSlots] = attrs.field(factory=dict)
     size: int = 1
     row: int | None = None
     definite: set[fx.Node] = attrs.field(factory=set)
@@ -78,8 +80,13 @@ class RuleCompiler:
             link(block, None),
             self.size,
             self._names(),
-            tuple((self.slots[n], self.spelling_slots[n]) for n in self.spelling_slots),
+            tuple(
+                (self.slots[node], spelling)
+                for node, spelling in self.spelling_slots.items()
+                if "each" not in node.meta
+            ),
             dict(self._captures()),
+            tuple(chain.calls for chain in self.chains.values()),
             self.row,
             tuple(roots),
             tuple(self._check(guard) for guard in refusals),
@@ -101,10 +108,33 @@ class RuleCompiler:
                 self.spelling_slots[node] = self._register()
                 if node.target.is_slot and self.row is None:
                     self.row = self._register()
+        for node in self.matcher.nodes:
+            if node.target is markers.chain:
+                self.chains[node] = self._chain_slots(node)
+
+    def _chain_slots(self, chain: fx.Node) -> code.ChainSlots:
+        link, hole, _, least = chain.args
+        self.slots[hole] = self._register()
+        inside = list(below(link))
+        named = [node for node in inside if node.op == "placeholder"]
+        calls = [node for node in inside if node in self.spelling_slots]
+        spellings = [self.spelling_slots[node] for node in calls]
+        local = [self.slots[node] for node in inside if node in self.slots]
+        return code.ChainSlots(
+            self._register(),
+            self.slots[hole],
+            self._register(),
+            self._register(),
+            tuple((self.slots[node], self._register()) for node in named),
+            tuple(zip((self.slots[n] for n in calls), spellings, strict=True)),
+            (*local, *spellings),
+            least,
+        )
 
     def _names(self) -> dict[str, int]:
+        lists = dict(pair for chain in self.chains.values() for pair in chain.lists)
         return {
-            name: slot
+            name: lists.get(slot, slot)
             for node, slot in self.slots.items()
             for name in node.meta.get("names", ())
             if node.target is not markers.captured
@@ -118,7 +148,12 @@ class RuleCompiler:
             inside = calls_between(value, hole)
             calls = tuple(self.slots[call] for call in inside)
             held = None if hole is None else self._hole_slot(hole)
-            yield name, CaptureLayout(self.slots[node], held, calls)
+            if value.target is markers.chain:
+                held = self.chains[value].current
+            outside = set() if hole is None else set(below(hole))
+            found = (c for c in chains_below(value) if c not in outside)
+            chains = tuple(self.chains[chain].calls for chain in found)
+            yield name, CaptureLayout(self.slots[node], held, calls, chains)
 
     def _hole_slot(self, hole: fx.Node) -> int | None:
         return self.slots.get(hole)
@@ -183,13 +218,28 @@ class RuleCompiler:
     ) -> list[tuple[Any, int]]:
         if pattern.target is markers.captured:
             return [(pattern.args[1], register)]
+        if pattern.target is markers.chain:
+            return self._chain(pattern, register, block)
         if pattern.target is markers.maybe:
             branches = self._branches(ways_of(pattern), register)
             block.append((code.IfAbsent(register), branches))
-        elif pattern.target is not markers.anything:
+        elif pattern.target not in (markers.anything, markers.hole):
             branches = self._branches(ways_of(pattern), register)
             block.append((code.Fork(), branches))
         return []
+
+    def _chain(
+        self, pattern: fx.Node, register: int, block: Block
+    ) -> list[tuple[Any, int]]:
+        """Links are matched in a loop; what they bind is gathered in lists."""
+        chain, (link, _, inner, _) = self.chains[pattern], pattern.args
+        block.append(code.Enter(register, chain))
+        body: Block = []
+        self._visit_all([(link, chain.current)], body)
+        body.append(code.Advance(chain))
+        block.append((code.Repeat(chain), body))
+        self.definite |= {n for n in below(link) if n.op == "placeholder"}
+        return [(inner, chain.current)]
 
     def _bind(self, pattern: fx.Node, register: int, block: Block) -> None:
         instruction = {
@@ -351,6 +401,9 @@ def _link_item(item: Any, after: Any) -> Any:
     if isinstance(instruction, code.Once):
         instruction.next = after
         instruction.first = link(inner, after)
+    elif isinstance(instruction, code.Repeat):
+        instruction.done = after
+        instruction.link = link(inner, instruction)
     elif isinstance(instruction, code.IfAbsent):
         instruction.absent, instruction.present = (link(b, after) for b in inner)
     else:

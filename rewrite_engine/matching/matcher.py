@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -97,10 +97,12 @@ class _Search:
 
 def read_match(program: RuleProgram, registers: Registers) -> Match:
     """The match that the registers of an accepted path describe."""
-    bindings = {name: _bound(registers[slot]) for name, slot in program.names.items()}
+    bindings = {name: _named(registers[slot]) for name, slot in program.names.items()}
     for name, layout in program.captures.items():
         root = _bound(registers[layout.root])
         inside = [_bound(registers[slot]) for slot in layout.calls]
+        for slot in layout.chains:
+            inside += [call for call, _ in _bound(registers[slot]) or ()]
         calls = tuple(sorted({call for call in inside if call is not None}))
         hole = None if layout.hole is None else _bound(registers[layout.hole])
         bindings[name] = None if root is None else CapturedCalls(root, hole, calls)
@@ -112,14 +114,21 @@ def read_match(program: RuleProgram, registers: Registers) -> Match:
 def _calls(
     program: RuleProgram, registers: Registers
 ) -> Iterator[tuple[fx.Node, Spelling]]:
-    found: Mapping[Any, Any] = {
+    found: dict[Any, Any] = {
         registers[node]: registers[spelling]
         for node, spelling in program.calls
         if registers[spelling] is not UNBOUND
     }
+    for slot in program.chains:
+        found.update(_bound(registers[slot]) or ())
     for node in sorted(found):
         yield node, found[node]
 
 
 def _bound(value: Any) -> Any:
     return None if value is UNBOUND else value
+
+
+def _named(value: Any) -> Any:
+    """What a name stands for; the names of a chain stand for lists."""
+    return list(value) if type(value) is tuple else _bound(value)

@@ -25,6 +25,8 @@ class RuleProgram:
     calls: tuple[tuple[int, int], ...]
     """Registers of every call of the pattern: its node, and the spelling found."""
     captures: Mapping[str, CaptureLayout]
+    chains: tuple[int, ...]
+    """Registers of the calls of each chain."""
     row: int | None
     roots: tuple[int, ...]
     refusals: tuple[code.Check, ...]
@@ -38,11 +40,14 @@ class RuleProgram:
 
 @attrs.frozen
 class CaptureLayout:
-    """Registers of a capture: its root, its hole, and the calls in between."""
+    """Registers of a capture: its root, its hole, and the calls in between, of which
+    those of chains are lists.
+    """
 
     root: int
     hole: int | None
     calls: tuple[int, ...]
+    chains: tuple[int, ...] = ()
 
 
 @attrs.frozen(eq=False)

@@ -19,6 +19,7 @@ from rewrite_engine.lowering.literals import is_literal, literals_equal
 from rewrite_engine.lowering.operators import OperatorPattern, Spelling
 from rewrite_engine.lowering.patterns import (
     Way,
+    below,
     guards_of,
     placeholders_of,
     roots_of,
@@ -120,8 +121,10 @@ class Reference:
     def _marker(
         self, pattern: fx.Node, value: Any, env: Env
     ) -> Iterator[tuple[list[Goal], Env]]:
-        if pattern.target is markers.anything:
+        if pattern.target in (markers.anything, markers.hole):
             yield [], env
+        elif pattern.target is markers.chain:
+            yield from self._chain(pattern, value, env, ())
         elif pattern.target is markers.captured:
             yield [(pattern.args[1], value)], env
         elif pattern.target is markers.maybe:
@@ -130,6 +133,20 @@ class Reference:
         else:
             for way in ways_of(pattern):
                 yield from self._way(way, value, env)
+
+    def _chain(
+        self, pattern: fx.Node, value: Any, env: Env, links: tuple[Env, ...]
+    ) -> Iterator[tuple[list[Goal], Env]]:
+        """One more link first, then what the chain stands on."""
+        link, hole, inner, least = pattern.args
+        local = set(below(link))
+        for found in self.solve([(link, value)], env):
+            outside = {node: v for node, v in found.items() if node not in local}
+            yield from self._chain(pattern, found[hole], outside, (*links, found))
+        if len(links) >= least:
+            named = [node for node in local if node.op == "placeholder"]
+            lists = {n: [found.get(n) for found in links] for n in named}
+            yield [(inner, value)], {**env, **lists}
 
     def _way(self, way: Way, value: Any, env: Env) -> Iterator[tuple[list[Goal], Env]]:
         """Go on with one way only; optional names of the others are absent."""

@@ -22,6 +22,11 @@ def anchor_calls(pattern: fx.Node) -> Iterator[fx.Node]:
             yield from anchor_calls(option)
     elif pattern.target is markers.captured:
         yield from anchor_calls(pattern.args[1])
+    elif pattern.target is markers.chain:
+        link, _, inner, least = pattern.args
+        yield from anchor_calls(link)
+        if least == 0:
+            yield from anchor_calls(inner)
     elif pattern.target is markers.skippable:
         call = pattern.args[0]
         yield call
@@ -45,7 +50,9 @@ def calls_between(value: fx.Node, hole: fx.Node | None) -> list[fx.Node]:
     return [
         node
         for node in below(value)
-        if node not in outside and isinstance(node.target, OperatorPattern)
+        if node not in outside
+        and isinstance(node.target, OperatorPattern)
+        and "each" not in node.meta
     ]
 
 

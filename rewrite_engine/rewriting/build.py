@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -104,18 +104,40 @@ class _Builder:
         for node in statements:
             if node.target in _CONSTANTS:
                 self.value(node)
-        writes = [node for node in writes if self._target(node) is not None]
-        values = [self._folded(node.args[1]) for node in writes]
+        values = [each for node in writes for each in self._written(node)]
         writer = StateWriter(self.match, self.transaction, self.state)
-        for node, value in zip(writes, values, strict=True):
-            self._write(writer, node, value)
+        for node, old, value in values:
+            self._write(writer, node, old, value)
 
-    def _target(self, write: fx.Node) -> Any:
-        """What is written; None if it is an operand that is absent."""
-        return self.scope.names[str(write.args[0].target)]
+    def _written(self, pattern: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, Any]]:
+        """The tensors that a statement writes: none if the operand is absent, one of
+        each link if it stands in a chain. With each, its value.
+        """
+        old = self.scope.names[str(pattern.args[0].target)]
+        if isinstance(old, fx.Node):
+            yield pattern, old, self._folded(pattern.args[1])
+        elif old is not None:
+            for index, each in enumerate(old):
+                if each is not None:
+                    yield pattern, each, self._of_link(pattern.args[1], index)
 
-    def _write(self, writer: StateWriter, pattern: fx.Node, value: Any) -> None:
-        name, old = str(pattern.args[0].target), self._target(pattern)
+    def _of_link(self, pattern: Any, index: int) -> Any:
+        """An expression in which the names of a chain stand for those of one link."""
+        built, names = dict(self._built), dict(self.scope.names)
+        lists = self.match.rule.lists
+        self.scope.names.update({n: names[n][index] for n in lists if names.get(n)})
+        for placeholder in [p for p in self._built if p.op == "placeholder"]:
+            del self._built[placeholder]
+        value = self._folded(pattern)
+        self._built = built
+        self.scope.names.clear()
+        self.scope.names.update(names)
+        return value
+
+    def _write(
+        self, writer: StateWriter, pattern: fx.Node, old: fx.Node, value: Any
+    ) -> None:
+        name = str(pattern.args[0].target)
         if not isinstance(value, Constant):
             raise Refused(f"'{name}' would become what is no tensor")
         self.folded[old] = None
