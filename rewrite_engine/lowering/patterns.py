@@ -71,6 +71,8 @@ class _MatcherBuilder:
     _built: dict[int, Any] = attrs.field(factory=dict)
     _placeholders: dict[str, fx.Node] = attrs.field(factory=dict)
     _bindings: dict[str, checked.Binding] = attrs.field(init=False)
+    _rule_names: set[str] = attrs.field(init=False)
+    """What the bindings name; other names are those of one guard."""
     _wanted: dict[int, str] = attrs.field(init=False)
     """Names of call nodes: those of their bindings."""
 
@@ -82,6 +84,10 @@ class _MatcherBuilder:
         # All placeholders come first, as in any fx graph.
         for binding in self.rule.bindings:
             self._declare(binding.term)
+        self._rule_names = {*self._bindings, *self._placeholders}
+        for guard in self.rule.guards:
+            for term in guard.patterns.values():
+                self._declare(term)
         for name in self._dimensions():
             self._placeholder(name, "literal")
 
@@ -199,6 +205,12 @@ class _MatcherBuilder:
     def guard(self, guard: checked.Guard) -> None:
         patterns = {span: self.term(term) for span, term in guard.patterns.items()}
         condition = compile_guard(guard.expr, guard.text, guard.reason, patterns)
+        # Names of the rule inside a pattern must be bound before it is tried.
+        inside = {
+            n for p in patterns.values() for node in below(p) for n in _names(node)
+        }
+        bound = inside & {n for n in self._rule_names if n not in condition.binds}
+        condition = attrs.evolve(condition, reads=condition.reads | bound)
         operands = (self._named(name) for name in sorted(condition.reads))
         node = self.graph.call_function(markers.where, (condition.text, *operands))
         node.meta.update(guard=condition, span=guard.span)
@@ -209,6 +221,10 @@ class _MatcherBuilder:
         if name in self._bindings:
             return self.binding(name)
         return next(n for n in self.graph.nodes if name in n.meta.get("names", ()))
+
+
+def _names(node: fx.Node) -> list[str]:
+    return list(node.meta.get("names", ()))
 
 
 def _subterms(term: checked.Term) -> tuple[checked.Term, ...]:

@@ -45,6 +45,13 @@ def test_all_readers(pattern: str, readers: tuple[object, ...], expected: bool) 
     assert bool(found) is expected
 
 
+def test_a_guard_may_name_what_only_it_knows() -> None:
+    rules = loads("rule r { z = neg(y) where y ~ relu(q) => z' = y }")
+    assert len(engine.find(model(), rules)) == 1
+    other = loads("rule r { z = neg(y) where y ~ relu(abs(q)) => z' = y }")
+    assert engine.find(model(), other) == ()
+
+
 def test_a_wrong_left_side() -> None:
     with pytest.raises(RuleError) as error:
         loads(ALL.replace("readers(y) ~ P", "neg(y) ~ relu(_)"))
