@@ -12,9 +12,12 @@ from collections.abc import Sequence
 
 from rewrite_engine.commands import (
     apply,
+    bisect,
     check,
     console,
+    coverage,
     demo,
+    diff,
     explain,
     explain_code,
     extract,
@@ -32,6 +35,9 @@ _COMMANDS = (
     apply,
     explain,
     extract,
+    bisect,
+    coverage,
+    diff,
     check,
     fmt,
     show,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -36,6 +36,9 @@ class Record(Protocol):
     def html(self, report: Report) -> str:
         """One self-contained page."""
 
+    def trace(self, report: Report) -> dict[str, Any]:
+        """Every rewrite in order, as JSON values."""
+
 
 @attrs.frozen
 class Report:
@@ -62,9 +65,20 @@ class Report:
 
         Raises: ValueError, if the run was not recorded.
         """
+        return self._recorded.html(self)
+
+    def trace(self) -> dict[str, Any]:
+        """The run as JSON values: counts by rule, rewrites in order, refusals.
+
+        Raises: ValueError, if the run was not recorded.
+        """
+        return self._recorded.trace(self)
+
+    @property
+    def _recorded(self) -> Record:
         if self.record is None:
             raise ValueError("nothing was recorded: `apply(..., record=True)` does")
-        return self.record.html(self)
+        return self.record
 
     def __str__(self) -> str:
         rows = [("rule", "candidates", "matches", "refused", "ms")]

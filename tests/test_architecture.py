@@ -21,6 +21,7 @@ LAYERS = (
         "graph_facts",
         "graph_order",
         "value_text",
+        "graph_dot",
         "graph_text",
         "model_source",
         "testing",
@@ -30,7 +31,7 @@ LAYERS = (
     ("rewriting",),
     ("explaining", "extracting"),
     ("ruleset",),
-    ("reporting",),
+    ("reporting", "bisecting"),
     ("engine", "rule_tests"),
     ("equalize",),
     (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from rewrite_engine.commands import Subparsers
     from rewrite_engine.report import Report
+    from rewrite_engine.rewriting.run import Result
 
 
 def register(commands: Subparsers) -> None:
@@ -37,6 +40,12 @@ def register(commands: Subparsers) -> None:
         type=Path,
         metavar="OUT.html",
         help="write what was done as a page; of several libraries, one page each",
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="OUT.json", help="write every rewrite as JSON"
+    )
+    parser.add_argument(
+        "--bisect-limit", type=int, metavar="N", help="make the first N rewrites only"
     )
     parser.add_argument(
         "--recurse", action="store_true", help="rewrite subgraphs, such as branches"
@@ -64,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         for page in _write_pages(arguments.report, paths, reports):
             out.print(f"what was done: {page}")
+    if arguments.trace is not None:
+        _write_trace(arguments.trace, paths, reports)
+        out.print(f"every rewrite: {arguments.trace}")
     return DONE
 
 
@@ -79,17 +91,38 @@ def _rewrite(
     extra: dict[str, str] = {}
     trust = arguments.trust_pickle
     program = load_program(arguments.model, trust_pickle=trust, extra_files=extra)
+    apply = _applied(arguments)
     reports = []
     for rules in libraries:
         step(f"applying {rules.name}")
-        record = arguments.report is not None
-        result = engine.apply(program, rules, recurse=arguments.recurse, record=record)
-        reports.append(result.report)
+        reports.append(apply(program, rules, recurse=arguments.recurse).report)
     program.validate()
     if target is not None:
         step(f"writing {target}")
         save_program(program, target, extra_files=extra)
     return reports
+
+
+def _applied(arguments: argparse.Namespace) -> Callable[..., Result]:
+    """How rules are applied: recorded if something is to be written about it."""
+    from rewrite_engine import engine
+    from rewrite_engine.bisecting import FirstRewrites
+
+    record = arguments.report is not None or arguments.trace is not None
+    if arguments.bisect_limit is None:
+        return functools.partial(engine.apply, record=record)
+    if record:
+        raise UsageError("`--bisect-limit` writes neither a report nor a trace")
+    return FirstRewrites(arguments.bisect_limit).apply
+
+
+def _write_trace(
+    target: Path, paths: Sequence[Path], reports: Sequence[Report]
+) -> None:
+    runs = zip(paths, reports, strict=True)
+    traces = [{"file": path.name, **report.trace()} for path, report in runs]
+    with replacing(target) as fresh:
+        fresh.write_text(json.dumps(traces, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_pages(

@@ -37,6 +37,12 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--instance", type=int, metavar="N", help="show the graphs of one instance only"
     )
+    sides = parser.add_mutually_exclusive_group()
+    sides.add_argument("--before", action="store_true", help="the left side only")
+    sides.add_argument("--after", action="store_true", help="the right side only")
+    parser.add_argument(
+        "--dot", action="store_true", help="print the graphs as Graphviz text"
+    )
     parser.set_defaults(run=run)
 
 
@@ -46,11 +52,43 @@ def run(arguments: argparse.Namespace) -> int:
     from rewrite_engine import engine
 
     rule = engine.load(path)[arguments.rule]
-    if arguments.instance is None:
-        _print_rule(rule, console.output())
+    out = console.output()
+    graphs = _graphs(rule, arguments)
+    if arguments.dot:
+        for title, module in graphs:
+            out.print(_dot(title, module), end="")
+    elif arguments.instance is None and not (arguments.before or arguments.after):
+        _print_rule(rule, out)
     else:
-        _print_instance(rule, arguments.instance, console.output())
+        for title, module in graphs:
+            _print_graph(title, module, out)
     return DONE
+
+
+def _graphs(
+    rule: CompiledRule, arguments: argparse.Namespace
+) -> list[tuple[str, fx.GraphModule]]:
+    """The two sides, of the rule or of one instance, or the one that is asked for."""
+    sides: CompiledRule | Instance = rule
+    titles = ("matcher", "replacement")
+    if arguments.instance is not None:
+        sides = _instance(rule, arguments.instance)
+        titles = (f"{rule.name} {arguments.instance}: matched", "built")
+    graphs = list(zip(titles, (sides.matcher, sides.replacement), strict=True))
+    return graphs[:1] if arguments.before else graphs[1:] if arguments.after else graphs
+
+
+def _instance(rule: CompiledRule, number: int) -> Instance:
+    instances = rule.instances()
+    if not 0 <= number < len(instances):
+        raise UsageError(f"`{rule.name}` has the instances 0 to {len(instances) - 1}")
+    return instances[number]
+
+
+def _dot(title: str, module: fx.GraphModule) -> str:
+    from rewrite_engine.graph_dot import dot_text
+
+    return _HOMES.sub("", dot_text(module.graph, title))
 
 
 def _file_of(rule: str, file: str | None) -> Path:
@@ -79,14 +117,6 @@ def _print_rule(rule: CompiledRule, out: Console) -> None:
     _print_heading(console.counted(len(instances), "instance"), out)
     for number, instance in enumerate(instances):
         out.print(f"{number:4}  {_calls(instance)}")
-
-
-def _print_instance(rule: CompiledRule, number: int, out: Console) -> None:
-    instances = rule.instances()
-    if not 0 <= number < len(instances):
-        raise UsageError(f"`{rule.name}` has the instances 0 to {len(instances) - 1}")
-    _print_graph(f"{rule.name} {number}: matched", instances[number].matcher, out)
-    _print_graph("built", instances[number].replacement, out)
 
 
 def _print_graph(title: str, module: fx.GraphModule, out: Console) -> None:

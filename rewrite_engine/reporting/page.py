@@ -20,6 +20,7 @@ from rewrite_engine.report import Report
 from rewrite_engine.reporting.layout import Drawing, place
 from rewrite_engine.reporting.recording import GraphRecord, Rewrite
 from rewrite_engine.reporting.rows import Line, Row
+from rewrite_engine.reporting.trace import trace
 
 _FOLDER: Final = Path(__file__).parent
 _BLOCK: Final = 50
@@ -49,6 +50,10 @@ class Record:
     @property
     def rewrites(self) -> tuple[Rewrite, ...]:
         return tuple(rewrite for graph in self.graphs for rewrite in graph.rewrites)
+
+    def trace(self, report: Report) -> dict[str, Any]:
+        """Every rewrite in order, as JSON values."""
+        return trace(report, self.rewrites)
 
     def html(self, report: Report) -> str:
         """The page, as the text of a file."""

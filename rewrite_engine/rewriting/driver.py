@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Container, Iterator
@@ -40,6 +41,8 @@ from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
 from rewrite_engine.tensor_types import compatible
+
+_log = logging.getLogger(__name__)  # `TORCH_LOGS="+rewrite_engine"` shows it
 
 
 @attrs.frozen
@@ -178,6 +181,7 @@ class Driver:
         tally.matches += 1
         tally.refusals.pop(node, None)
         self._order.append(rule.rule.name)
+        _log.debug("%s rewrites %s", rule.rule.name, node)
         if self._watch is not None:
             self._watch.rewritten(outcome.match)
         self._check_limits()
@@ -202,6 +206,7 @@ class Driver:
 
     def _note(self, tally: _Tally, node: fx.Node, outcome: Outcome) -> None:
         if outcome.reason is not None:
+            _log.debug("refused at %s: %s", node, outcome.reason)
             tally.refusals[node] = outcome.reason
 
     def _rewrite(self, match: Match) -> Built:

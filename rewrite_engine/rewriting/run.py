@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from rewrite_engine.rewriting.driver import Driver, Limits, Watch, paused_gc
 from rewrite_engine.rewriting.safety import Refused, find_site
 from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
 from rewrite_engine.rewriting.transaction import Transaction
+
+_log = logging.getLogger(__name__)
 
 Model: TypeAlias = fx.GraphModule | ExportedProgram
 Watcher: TypeAlias = Callable[[State], Watch]
@@ -78,6 +81,7 @@ def _run(model: Model, made: Iterable[Driver]) -> Result:
                 _recompile(driver.module, driver.transaction)
     seconds = time.perf_counter() - start
     report = _merge([driver.report(seconds) for driver in drivers])
+    _log.info("%d rewrites in %.1f ms\n%s", report.matches, seconds * 1000, report)
     modified = any(driver.modified for driver in drivers)
     exported = model if isinstance(model, ExportedProgram) else None
     return Result(drivers[0].module, modified, report, exported)

@@ -44,3 +44,16 @@ def test_explain_of_what_is_not_there(model, run, arguments, status, message):
     found, out, err = run("explain", model, "qat_fuse", *arguments)
     assert (found, out) == (status, "")
     assert message in err
+
+
+def test_show_takes_one_side_and_graphviz(here, run):
+    status, out, _ = run("show", "fuse_conv_bn", "--before")
+    assert status == 0
+    assert "batch_norm" in out
+    assert "where.ScalarOther" not in out
+    out = run("show", "fuse_conv_bn", "--after", "--instance", "0")[1]
+    assert "aten.where.ScalarOther" in out
+    status, out, _ = run("show", "fuse_conv_bn", "--before", "--dot")
+    assert status == 0
+    assert out.startswith('digraph "matcher" {')
+    assert '"y" -> "z"' in out
