@@ -39,9 +39,11 @@ def names_read(node: Any) -> frozenset[str]:
     Callees and keywords of calls are no names in this sense.
     """
     found: set[str] = set()
-    callees = {id(n.callee) for n in walk(node) if isinstance(n, nodes.Call)}
+    callees: set[int] = set()
     for current in walk(node):
         match current:
+            case nodes.Call(callee):
+                callees.add(id(callee))
             case nodes.Name(id=name) if id(current) not in callees:
                 found.add(name)
             case nodes.LiteralName(name) | nodes.Star(name) | nodes.HasType(name):
@@ -97,13 +99,11 @@ def _parts(node: Any) -> list[Any]:
     kind: type = type(node)
     for name in _compared_fields(kind):
         value = getattr(node, name)
-        found.extend(value if isinstance(value, tuple) else (value,))
-    return [each for each in found if _is_node(each)]
-
-
-def _is_node(value: Any) -> bool:
-    kind: type = type(value)
-    return bool(_fields(kind))
+        if isinstance(value, tuple):
+            found += [each for each in value if hasattr(each, "__attrs_attrs__")]
+        elif hasattr(value, "__attrs_attrs__"):
+            found.append(value)
+    return found
 
 
 @functools.cache

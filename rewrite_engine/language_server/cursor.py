@@ -6,6 +6,7 @@ A text that is being written rarely parses, so this looks at words and brackets 
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from typing import Final
 from typing import Literal as OneOf
 
@@ -93,7 +94,7 @@ def item_words(
     # The first two words are the kind of the item and its own name.
     written = [t for t in tokens if not t["comment"] and not t["string"]][2:]
     depth = 0
-    for token, after in zip(written, [*written[1:], None], strict=True):
+    for token, after in zip_longest(written, written[1:]):
         follows = "" if after is None else after[0]
         depth += (token[0] == "(") - (token[0] == ")")
         is_parameter = follows == "=" and depth > 0

@@ -113,6 +113,8 @@ class Documents:
     _texts: dict[str, tuple[str, int | None]] = attrs.field(factory=dict)
     _examined: dict[str, Document] = attrs.field(factory=dict)
     _parts: dict[str, dict[str, Part]] = attrs.field(factory=dict)
+    _last: tuple[Source, Positions] = attrs.field(factory=lambda: _positioned(""))
+    """The positions that were asked for last: findings come file by file."""
 
     # --- texts ---
 
@@ -194,6 +196,12 @@ class Documents:
         opened = (uri for uri in self._texts if _real(uri) == real)
         return next(opened, None) or str(uris.from_fs_path(str(path)))
 
+    def range(self, source: Source, span: Span) -> types.Range:
+        """A stretch of a source as the protocol has it."""
+        if source is not self._last[0]:
+            self._last = source, Positions(source.text, self.encoding)
+        return self._last[1].range(span)
+
     def mentioning(self, word: str) -> Iterator[Document]:
         """Documents whose text holds a word: open ones, and files of the folders."""
         addresses = dict.fromkeys((*self._texts, *self._files()))
@@ -223,10 +231,13 @@ class Documents:
         return Document(uri, path, source, positions, examination, version)
 
 
+def _positioned(text: str) -> tuple[Source, Positions]:
+    return Source("", text), Positions(text)
+
+
 def location(documents: Documents, source: Source, span: Span) -> types.Location:
     """A place in a source as the protocol has it."""
-    positions = Positions(source.text, documents.encoding)
-    return types.Location(documents.uri_of(source), positions.range(span))
+    return types.Location(documents.uri_of(source), documents.range(source, span))
 
 
 def _path(uri: str) -> Path | None:

@@ -12,7 +12,6 @@ from rewrite_engine.assets import grammar_directory
 from rewrite_engine.dsl.codes import codes
 from rewrite_engine.errors import Diagnostic
 from rewrite_engine.language_server.documents import Document, Documents, location
-from rewrite_engine.language_server.positions import Positions
 
 _UNUSED = "W201"
 
@@ -71,7 +70,7 @@ def _diagnostic(finding: Diagnostic, documents: Documents) -> types.Diagnostic:
     severity = types.DiagnosticSeverity
     is_unused = finding.code == _UNUSED
     return types.Diagnostic(
-        Positions(finding.source.text, documents.encoding).range(finding.span),
+        documents.range(finding.source, finding.span),
         "\n".join([finding.message, *remarks, *hints]),
         severity.Error if finding.is_error else severity.Warning,
         finding.code,
