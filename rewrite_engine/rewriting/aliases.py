@@ -6,7 +6,7 @@ that return their operands or views of them, or a common parameter, connects the
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Final
@@ -98,8 +98,7 @@ class AliasIndex:
         # Their classes may have been joined with others since.
         writers = [self._writers.get(self._find(member), []) for member in written]
         for nodes in (self._clobbers, self._effectful, *writers):
-            if node in nodes:
-                nodes.remove(node)
+            _drop(nodes, node)
 
     def unite(self, old: fx.Node, new: fx.Node) -> None:
         """Note that what read and wrote `old` now reads and writes `new`."""
@@ -263,6 +262,13 @@ def _attribute_keys(node: fx.Node, module: nn.Module | None) -> Iterator[Hashabl
         yield from storage_keys(value)
         return
     yield ("object", id(value))
+
+
+def _drop(nodes: list[fx.Node], node: fx.Node) -> None:
+    """Take a node out of a list in graph order, if it is there."""
+    position = bisect_left(nodes, node)
+    if position < len(nodes) and nodes[position] is node:
+        del nodes[position]
 
 
 def _first_between(

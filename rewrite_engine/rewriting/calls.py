@@ -72,10 +72,10 @@ def call_of(node: fx.Node, operand: Callable[[fx.Node], Hashable]) -> Call:
 
 def identity(value: Any) -> Hashable:
     """What a result depends on in the recorded value of an operand."""
-    if type(value) in _SCALARS:
-        return Literal(type(value), value)
     if isinstance(value, torch.Tensor):
         return _static_type(value)
+    if type(value) in _SCALARS:
+        return Literal(type(value), value)
     if isinstance(value, (list, tuple)):
         return tuple(map(identity, value))
     if isinstance(value, _SYMBOLIC):
@@ -150,7 +150,7 @@ def _static_type(value: torch.Tensor) -> TensorType:
     """The type with symbolic sizes as expressions, which compare without guards."""
     kind = type_of(value)
     assert kind is not None
-    if is_static(kind.shape) and is_static(kind.stride):
+    if is_static(kind.shape + kind.stride):
         return kind
     shape, stride = (
         tuple(s.node.expr if isinstance(s, torch.SymInt) else s for s in sizes)

@@ -82,6 +82,20 @@ def set_arguments(
         node.args, node.kwargs = args, dict(kwargs)
 
 
+def erase(node: fx.Node) -> None:
+    """Take a node without operands and users out of its graph."""
+    graph = node.graph
+    if not _INTERNALS_KNOWN:
+        graph.erase_node(node)
+        return
+    for hook in getattr(graph.owning_module, "_erase_node_hooks", None) or ():
+        hook(node)
+    graph._find_nodes_lookup_table.remove(node)
+    node._remove_from_list()
+    node._erased = True
+    graph._len -= 1
+
+
 def insert_again(node: fx.Node, following: fx.Node) -> None:
     """Put an erased node back in front of `following`; its operands are not."""
     node._erased = False

@@ -10,6 +10,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from rewrite_engine.tensor_types import TensorType
 
+_META: Final = torch.device("meta")
 _INTERNALS_KNOWN: Final = torch.__version__.startswith("2.13.")
 
 
@@ -25,7 +26,7 @@ class FakeTensors:
         """A fake tensor with memory of its own."""
         dtype, shape, stride, device = kind
         with no_dispatch():
-            meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            meta = torch.empty_strided(shape, stride, dtype=dtype, device=_META)
         return self._over(meta, device)
 
     def view(self, base: FakeTensor, kind: TensorType) -> FakeTensor:
@@ -33,7 +34,7 @@ class FakeTensors:
         dtype, shape, stride, device = kind
         storage, offset = base.untyped_storage(), base.storage_offset()
         with no_dispatch():
-            meta = torch.empty(0, dtype=dtype, device="meta")
+            meta = torch.empty(0, dtype=dtype, device=_META)
             meta.set_(storage, offset, shape, stride)
         return self._over(meta, device)
 

@@ -72,9 +72,10 @@ def place_of(sources: Sequence[fx.Node]) -> dict[str, Any]:
 
 def fill(new: fx.Node, place: Mapping[str, Any]) -> None:
     """Puts `new` at a place in the model; what it says already stays."""
+    meta = new.meta
     for key, value in place.items():
-        if key not in new.meta:
-            new.meta[key] = _own(value)
+        if key not in meta:
+            meta[key] = _own(value)
 
 
 def copy_keys(target: fx.Node, source: fx.Node, keys: Iterable[str]) -> None:
@@ -125,7 +126,7 @@ def _own(value: Any) -> Any:
     if type(value) in _SHARED:
         return value
     if type(value) is dict:
-        return {key: _own(item) for key, item in value.items()}
+        return {k: v if type(v) in _SHARED else _own(v) for k, v in value.items()}
     if type(value) is list:
         return [_own(item) for item in value]
     if isinstance(value, (dict, list, set)):

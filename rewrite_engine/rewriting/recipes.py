@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain
 from types import EllipsisType, NoneType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 import torch
@@ -160,8 +160,7 @@ class _Operands(tuple[Any, ...]):
     """A list that holds nodes."""
 
 
-@attrs.frozen(eq=False)
-class _Step:
+class _Step(NamedTuple):
     """One node to create."""
 
     op: str
@@ -191,18 +190,16 @@ class _Recipe:
         types: ValueTypes,
     ) -> Built:
         nodes = list(given)
-        for step in self.steps:
-            args = tuple([_filled(arg, nodes) for arg in step.args])
-            kwargs = {key: _filled(arg, nodes) for key, arg in step.kwargs.items()}
-            node = transaction.create(
-                before, step.op, step.target, args, kwargs, step.name
-            )
+        for op, target, name, step_args, step_kwargs, copied, derivation in self.steps:
+            args = tuple([_filled(arg, nodes) for arg in step_args])
+            kwargs = {key: _filled(arg, nodes) for key, arg in step_kwargs.items()}
+            node = transaction.create(before, op, target, args, kwargs, name)
             nodes.append(node)
-            like = None if step.like is None else nodes[step.like]
-            if step.derivation is None:
+            like = None if copied is None else nodes[copied]
+            if derivation is None:
                 types.infer(node, like=like)
             else:
-                types.infer_again(node, step.derivation, like)
+                types.infer_again(node, derivation, like)
         return Built(
             tuple(nodes[len(given) :]),
             {nodes[old]: nodes[new] for old, new in self.replaced},

@@ -118,7 +118,7 @@ class Transaction:
         for node in sorted(self.detached, reverse=True):
             # Detached nodes have no operands and no users: any order would do.
             following = node.next
-            self.graph.erase_node(node)
+            edit.erase(node)
             self.record(partial(edit.insert_again, node, following))
 
 

@@ -103,3 +103,36 @@ def test_insert_again_undoes_an_erasure() -> None:
     assert state(graph) != before
     edit.insert_again(joined, following)
     assert state(graph) == before
+
+
+def test_erase() -> None:
+    states = []
+    for known in (True, False):
+        module = chain()
+        seen: list[fx.Node] = []
+        module._register_erase_node_hook(seen.append)
+        joined = module.graph.output_node().prev
+        module.graph.output_node().args = (None,)
+        edit.set_arguments(joined, (), {})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(edit, "_INTERNALS_KNOWN", known)
+            edit.erase(joined)
+        assert seen == [joined]
+        assert joined._erased
+        states.append(state(module.graph))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("taken", [(), ("add",), ("add", "add_1", "add_3")])
+@pytest.mark.parametrize("name", ["add", "add_1", "add_3", "a_1_2", "_1", "print", "é"])
+def test_unique_names_are_those_of_fx(name: str, taken: tuple[str, ...]) -> None:
+    found = []
+    for known in (True, False):
+        names = fx.graph._Namespace()
+        for other in taken:
+            names.create_name(other, None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(edit, "_INTERNALS_KNOWN", known)
+            given = [edit.unique_name(names, name) for _ in range(3)]
+        found.append((given, names._used_names, names._base_count))
+    assert found[0] == found[1]
