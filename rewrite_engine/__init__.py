@@ -13,7 +13,7 @@ from rewrite_engine.errors import Diagnostic, GraphError, RewriteError, RuleErro
 
 if TYPE_CHECKING:
     from rewrite_engine import engine
-    from rewrite_engine.engine import apply, find, load, loads
+    from rewrite_engine.engine import apply, find, load, loads, verify
     from rewrite_engine.ruleset import RuleSet
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "find",
     "load",
     "loads",
+    "verify",
 ]
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "find": "rewrite_engine.engine",
     "load": "rewrite_engine.engine",
     "loads": "rewrite_engine.engine",
+    "verify": "rewrite_engine.engine",
 }
 
 

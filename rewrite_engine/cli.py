@@ -26,6 +26,7 @@ from rewrite_engine.commands import (
     outcome,
     show,
     test,
+    verify,
 )
 from rewrite_engine.commands import list as list_
 from rewrite_engine.errors import GraphError, RewriteError, RuleError
@@ -43,6 +44,7 @@ _COMMANDS = (
     show,
     list_,
     test,
+    verify,
     explain_code,
     lsp,
 )

@@ -22,6 +22,8 @@ from rewrite_engine.rewriting import run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Result
 from rewrite_engine.ruleset import RuleSet
+from rewrite_engine.verification.report import Verification
+from rewrite_engine.verification.verify import verify
 
 __all__ = [
     "Explanation",
@@ -31,6 +33,7 @@ __all__ = [
     "ModuleClass",
     "Modules",
     "Result",
+    "Verification",
     "apply",
     "explain",
     "extract",
@@ -38,6 +41,7 @@ __all__ = [
     "find",
     "load",
     "loads",
+    "verify",
 ]
 
 

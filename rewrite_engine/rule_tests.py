@@ -42,9 +42,7 @@ def run_tests(rules: RuleSet) -> tuple[TestOutcome, ...]:
 
 def run_test(test: Test, rules: RuleSet) -> TestOutcome:
     """Build the test's graph, apply the rules, and check every expectation."""
-    inputs = [_sample(given.type) for given in test.given if given.role == "input"]
-    before = _example(test)
-    _record_values(before, inputs)
+    before, inputs = example_of(test)
     after = copy.deepcopy(before)
     result = rules.apply(after)
     faults = list(_faults(test, result, before, inputs))
@@ -52,8 +50,16 @@ def run_test(test: Test, rules: RuleSet) -> TestOutcome:
     return TestOutcome(test.title, not faults, message)
 
 
-def _example(test: Test) -> fx.GraphModule:
+def example_of(test: Test) -> tuple[fx.GraphModule, list[torch.Tensor]]:
+    """The graph of a test, with recorded values, and inputs for it."""
     torch.manual_seed(0)
+    inputs = [_sample(given.type) for given in test.given if given.role == "input"]
+    module = _module(test)
+    _record_values(module, inputs)
+    return module, inputs
+
+
+def _module(test: Test) -> fx.GraphModule:
     module = torch.nn.Module()
     for given in test.given:
         if given.role == "param":

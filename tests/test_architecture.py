@@ -24,15 +24,16 @@ LAYERS = (
         "graph_dot",
         "graph_text",
         "model_source",
-        "testing",
+        "equivalence",
     ),
     ("lowering",),
     ("matching",),
     ("rewriting",),
     ("explaining", "extracting"),
     ("ruleset",),
-    ("reporting", "bisecting"),
-    ("engine", "rule_tests"),
+    ("reporting", "bisecting", "rule_tests"),
+    ("verification",),
+    ("engine",),
     ("equalize",),
     (
         "integrations",
@@ -43,6 +44,7 @@ LAYERS = (
         "pytest_plugin",
         "pygments_lexer",
         "language_server",
+        "testing",
     ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

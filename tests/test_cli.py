@@ -25,6 +25,7 @@ COMMANDS = (
     "show",
     "list",
     "test",
+    "verify",
     "explain-code",
     "lsp",
 )
@@ -113,7 +114,7 @@ def test_apply_does_not_overwrite_its_input_unasked(
 
 USAGE = {
     "unknown library": (["qat_fus", "--dry-run"], "did you mean `qat_fuse`?"),
-    "unlike any library": (["xyz", "--dry-run"], "shipped: prelude, qat_fuse"),
+    "unlike any library": (["xyz", "--dry-run"], "shipped: "),
     "missing rules": (["none.rules", "--dry-run"], "none.rules: no such file"),
     "a folder for rules": ([".", "--dry-run"], "a rule file is expected"),
     "another suffix": (["qat_fuse", "-o", "out.pt"], "ends in .pt2"),
@@ -468,3 +469,22 @@ def test_demo_prints_its_figures_and_nothing_else(run):
     for row in ("outputs", "gradients", "running statistics"):
         assert f"\n{row} " in out
     assert max(map(len, out.splitlines())) <= 100
+
+
+def test_verify_runs_every_instance(here, run):
+    (here / "r.rules").write_text(RELU_TWICE)
+    status, out, _ = run("verify", "r.rules", "--trials", "3")
+    assert status == 0 and "1/1" in out
+
+
+def test_verify_prints_a_program_that_shows_a_difference(here, run):
+    (here / "r.rules").write_text("rule r { z = sub(x, y) => z' = sub(y, x) }")
+    status, out, _ = run("verify", "r.rules", "--trials", "0")
+    assert status == 1
+    assert "error[E601]" in out and "assert_equivalent(before, after, inputs" in out
+
+
+def test_verify_takes_no_negative_number_of_trials(here, run):
+    (here / "r.rules").write_text(RELU_TWICE)
+    status, _, err = run("verify", "r.rules", "--trials", "-1")
+    assert status == 2 and "--trials" in err

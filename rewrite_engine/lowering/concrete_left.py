@@ -33,6 +33,7 @@ class ConcreteLeft:
     graph: fx.Graph = attrs.field(factory=fx.Graph)
     values: dict[fx.Node, Any] = attrs.field(factory=dict)
     spellings: dict[fx.Node, Spelling] = attrs.field(factory=dict)
+    operators: dict[fx.Node, OperatorPattern] = attrs.field(factory=dict)
     named_calls: dict[str, fx.Node] = attrs.field(factory=dict)
     slot: Spelling | None = None
 
@@ -162,6 +163,7 @@ class ConcreteLeft:
                 given[spelling.names[parameter.name]] = self.value(operand)
         node = self._create(pattern, spelling, given)
         self.spellings[node] = spelling
+        self.operators[node] = operator
         return node
 
     def _create(

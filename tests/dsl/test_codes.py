@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from rewrite_engine import load
+from rewrite_engine import engine, load
 from rewrite_engine.dsl import codes, loader
 from rewrite_engine.errors import Diagnostic, RuleError, render
 
 ROOT = Path(__file__).parents[2]
 DSL = ROOT / "rewrite_engine" / "dsl"
 LOWERING = ROOT / "rewrite_engine" / "lowering"
+VERIFICATION = ROOT / "rewrite_engine" / "verification"
 REJECT = ROOT / "tests" / "cases" / "reject"
 CASES = sorted(path.stem for path in REJECT.glob("*.rules"))
 PAGES = list(codes.codes().values())
@@ -27,23 +28,31 @@ WITHOUT_CASE = {"E508"}
 
 
 def codes_in_source() -> Iterator[str]:
-    for path in (*DSL.glob("*.py"), *LOWERING.glob("*.py")):
+    for path in (
+        p for folder in (DSL, LOWERING, VERIFICATION) for p in folder.glob("*.py")
+    ):
         yield from re.findall(r'"([EW]\d{3})"', path.read_text())
 
 
-def findings(path: str | Path) -> tuple[Diagnostic, ...]:
-    """What checking a file finds or, if nothing is wrong so far, loading it."""
+def findings(path: str | Path, code: str) -> tuple[Diagnostic, ...]:
+    """What checking a file finds or, if nothing is wrong so far, loading it.
+
+    The codes of verification are found by running the rules.
+    """
     found = loader.check_file(path)
-    if not any(each.is_error for each in found):
-        try:
-            load(path)
-        except RuleError as error:
-            return error.diagnostics
-    return found
+    if any(each.is_error for each in found):
+        return found
+    try:
+        rules = load(path)
+    except RuleError as error:
+        return error.diagnostics
+    if not code[1:].startswith("6"):
+        return found
+    return (*found, *engine.verify(rules, trials=10).diagnostics)
 
 
-def codes_of(path: Path) -> set[str]:
-    return {found.code for found in findings(path)}
+def codes_of(path: Path, code: str) -> set[str]:
+    return {found.code for found in findings(path, code)}
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
@@ -63,7 +72,7 @@ def test_the_case_of_a_code(
     name: str, monkeypatch: pytest.MonkeyPatch, graph_snapshot: Any
 ) -> None:
     monkeypatch.chdir(REJECT)
-    found = findings(f"{name}.rules")
+    found = findings(f"{name}.rules", name)
     assert name in {each.code for each in found}
     assert render(found) + "\n" == graph_snapshot
 
@@ -75,9 +84,9 @@ def test_the_examples_of_a_page(page: codes.Code, tmp_path: Path) -> None:
         return
     path = tmp_path / "example.rules"
     path.write_text(page.wrong)
-    assert codes_of(path) == {page.code}
+    assert codes_of(path, page.code) == {page.code}
     path.write_text(page.right)
-    assert codes_of(path) == set()
+    assert codes_of(path, page.code) == set()
 
 
 def test_a_page_is_explained() -> None:

@@ -1,0 +1,1 @@
+"""Verification of rules by running them: what a rule claims is tried, not believed."""

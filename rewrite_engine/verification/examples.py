@@ -1,0 +1,42 @@
+"""What the `test` blocks beside a rule show: the types and literals it is meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+from torch import fx
+
+from rewrite_engine.dsl.checked import Test
+from rewrite_engine.matching.match import Match
+from rewrite_engine.rewriting.run import find
+from rewrite_engine.rule_tests import example_of
+from rewrite_engine.tensor_types import type_of
+from rewrite_engine.verification.subject import Example, Given, Subject
+
+
+def with_examples(subject: Subject, tests: Iterable[Test]) -> Subject:
+    """The subject, with an example for every place where a test matches it."""
+    found = tuple(_example(m) for test in tests for m in _matches(subject, test))
+    return attrs.evolve(subject, examples=found)
+
+
+def _matches(subject: Subject, test: Test) -> Iterator[Match]:
+    module, _ = example_of(test)
+    yield from find(subject.program, module, recurse=False)
+
+
+def _example(match: Match) -> Example:
+    types, literals = {}, {}
+    for name, value in match.bindings.items():
+        if not isinstance(value, fx.Node):
+            literals[name] = value
+        elif (given := _given(value.meta.get("val"))) is not None:
+            types[name] = given
+    return Example(match.row, types, literals)
+
+
+def _given(value: Any) -> Given | None:
+    known = type_of(value)
+    return None if known is None else Given((known.dtype,), shape=known.shape)

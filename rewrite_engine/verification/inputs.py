@@ -1,0 +1,53 @@
+"""What to say of an instance for which no inputs were found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rewrite_engine.dsl.checked import Variable
+from rewrite_engine.dsl.scopes import span_of_name
+from rewrite_engine.dsl.walk import terms_in
+from rewrite_engine.errors import Diagnostic, Note
+from rewrite_engine.lowering.instances import Instance
+from rewrite_engine.source import Span
+from rewrite_engine.verification.subject import Subject
+
+
+def missing_inputs(
+    subject: Subject, missing: Sequence[tuple[Instance, str]]
+) -> Diagnostic:
+    """Which types would have to be known to run instances; each with a reason."""
+    rule = subject.rule
+    instance, reason = missing[0]
+    untyped = [name for name in _inputs(instance) if not _is_typed(subject, name)]
+    calls = ", ".join(dict.fromkeys(str(n.target) for n in instance.spellings))
+    message = f"no inputs were found with which `{rule.name}` fires on {calls}"
+    notes = [Note(f"the last attempt: {reason}")]
+    if untyped:
+        listed = ", ".join(f"`{name}`" for name in untyped)
+        notes.insert(0, Note(f"nothing says what the type of {listed} is"))
+    if len(missing) > 1:
+        notes.append(Note(f"nor on {len(missing) - 1} other combinations"))
+    hint = "add a test that it matches, or guards such as `where x: f32[$N, $C]`"
+    span = _span(subject, untyped)
+    return Diagnostic("W601", message, span, rule.source, tuple(notes), hint)
+
+
+def _inputs(instance: Instance) -> list[str]:
+    return [str(n.target) for n in instance.left.find_nodes(op="placeholder")]
+
+
+def _is_typed(subject: Subject, name: str) -> bool:
+    if subject.role(name) != "value" or name in subject.types:
+        return True
+    return any(name in example.types for example in subject.examples)
+
+
+def _span(subject: Subject, names: list[str]) -> Span:
+    """Where the first of the names stands, or the rule's own name."""
+    rule = subject.rule
+    for binding in rule.bindings:
+        for term in terms_in(binding.term):
+            if isinstance(term, Variable) and term.name in names:
+                return term.span
+    return span_of_name(rule.source, rule.span, rule.name)

@@ -1,0 +1,110 @@
+"""A counterexample as a program that a user can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from rewrite_engine import torch_ops
+from rewrite_engine.dsl import checked
+from rewrite_engine.ruleset import RuleSet
+from rewrite_engine.verification.cases import Case
+from rewrite_engine.verification.trials import Counterexample
+
+_HEAD = """\
+import copy
+import math
+import operator
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from rewrite_engine import engine, load, loads
+from rewrite_engine.equivalence import assert_equivalent
+
+inf, nan = math.inf, math.nan
+"""
+
+
+def program_of(found: Counterexample, rules: RuleSet, rule: checked.Rule) -> str:
+    """A program that builds the graph, applies the rules, and fails where they do."""
+    case = found.case
+    lines = [f"# {rule.name}: {difference}" for difference in found.differences[:3]]
+    lines += [_HEAD, f"rules = {_load(rules, rule)}", "", "root = nn.Module()"]
+    lines += _state(case, found.values)
+    lines += ["graph = fx.Graph()", *_graph(case.graph)]
+    inputs = ", ".join(_tensor(t) for t in case.inputs(found.values))
+    lines += [f"inputs = [{inputs}]", "before = fx.GraphModule(root, graph)"]
+    if case.choice.recorded:
+        lines.append("FakeTensorProp(before).propagate(*inputs)")
+    lines.append("after = engine.apply(copy.deepcopy(before), rules).graph_module")
+    options = f"rtol={found.tolerance}, check_gradients={found.gradients}"
+    lines.append(f"assert_equivalent(before, after, inputs, {options})")
+    return "\n".join([*lines, ""])
+
+
+def _load(rules: RuleSet, rule: checked.Rule) -> str:
+    path = Path(rule.source.name)
+    if path.suffix == ".rules":
+        return f"load({str(path)!r})"
+    return f'loads(r"""\n{rule.source.text.strip()}\n""")'
+
+
+def _state(case: Case, values: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    for name in sorted(case.state):
+        tensor = _tensor(values[name])
+        if case.is_parameter(name):
+            yield f"root.{name} = nn.Parameter({tensor})"
+        else:
+            yield f"root.register_buffer({name!r}, {tensor})"
+
+
+def _graph(graph: fx.Graph) -> Iterator[str]:
+    for node in graph.nodes:
+        if node.op == "output":
+            yield f"graph.output({_argument(node.args[0])})"
+        elif node.op in ("placeholder", "get_attr"):
+            yield f"{node.name} = graph.{node.op}({node.target!r})"
+        else:
+            args, kwargs = _argument(node.args), _argument(dict(node.kwargs))
+            call = f"graph.{node.op}({_target(node)}, {args}, {kwargs})"
+            yield f"{node.name} = {call}"
+
+
+def _target(node: fx.Node) -> str:
+    if isinstance(node.target, str):
+        return repr(node.target)
+    if isinstance(node.target, OpOverload):
+        return f"torch.ops.{node.target}"
+    (signature, *_) = torch_ops.signatures_of(node.target)
+    space, _, name = signature.path.partition(".")
+    home = "torch.nn.functional" if space == "F" else space
+    return f"{home}.{name}"
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, fx.Node):
+        return value.name
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{_argument(item)}, " for item in value) + ")"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_argument, value)) + "]"
+    if isinstance(value, dict):
+        items = (f"{key!r}: {_argument(item)}" for key, item in value.items())
+        return "{" + ", ".join(items) + "}"
+    return repr(value)
+
+
+def _tensor(value: torch.Tensor) -> str:
+    made = f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
+    if value.numel() == 0:
+        made = f"torch.empty({list(value.shape)}, dtype={value.dtype})"
+    if value.is_contiguous():
+        return made
+    return f"{made}.transpose(0, 1).contiguous().transpose(0, 1)"

@@ -1,0 +1,87 @@
+"""Values for tensors: random ones, and those on which formulas break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf, nan
+from typing import Final
+
+import torch
+
+from rewrite_engine.verification.operands import Content
+
+RANDOM: Final = "random"
+ADVERSARIAL: Final = ("zeros", "constant", "negative", "wide")
+"""Finite values that any rule must take."""
+SPECIAL: Final = ("special", "subnormal")
+"""Values that `exact` rules must take: infinities, NaN, -0.0, subnormal numbers, and
+the extremes of integers."""
+NAN: Final = "nan"
+"""Values that `inexact` rules must take where the left side lets NaN through."""
+
+_Maker = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def sample(
+    kind: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    content: Content,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """A tensor of a kind of values; operands that are not free take random ones."""
+    if content == "mask" or dtype is torch.bool:
+        return torch.randint(0, 2, shape, generator=generator).bool()
+    if content == "index":
+        return torch.randint(0, 2, shape, generator=generator)
+    if content in ("int8", "zero point"):
+        small = torch.randint(-20, 20, shape, generator=generator)
+        return small.to(torch.int8 if content == "int8" else torch.int64)
+    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if content in ("positive", "running variance"):
+        return (normal.abs() + 0.25).to(dtype)
+    if not dtype.is_floating_point and not dtype.is_complex:
+        return _integers(kind, shape, dtype, generator)
+    return _MAKERS[kind](normal, generator).to(dtype)
+
+
+def _integers(
+    kind: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
+    limits = torch.iinfo(dtype)
+    if kind in SPECIAL:
+        extremes = torch.tensor([limits.min, limits.max, 0, 1, 2], dtype=dtype)
+        return extremes[torch.randint(0, 5, shape, generator=generator)]
+    if kind == "zeros":
+        return torch.zeros(shape, dtype=dtype)
+    low = max(limits.min, -9)
+    return torch.randint(low, 9, shape, generator=generator).to(dtype)
+
+
+def _wide(normal: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    exponents = torch.randint(-3, 4, normal.shape, generator=generator)
+    return normal * 10.0**exponents
+
+
+def _scattered(*values: float) -> _Maker:
+    """Normal values, with the given ones strewn among them."""
+
+    def make(normal: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        choices = torch.tensor([*values, 1.0], dtype=normal.dtype)
+        picks = torch.randint(0, len(choices), normal.shape, generator=generator)
+        chosen = choices[picks]
+        return torch.where(chosen == 1.0, normal, chosen)
+
+    return make
+
+
+_MAKERS: Final[Mapping[str, _Maker]] = {
+    RANDOM: lambda normal, generator: normal,
+    "zeros": lambda normal, generator: torch.zeros_like(normal),
+    "constant": lambda normal, generator: torch.full_like(normal, 0.5),
+    "negative": lambda normal, generator: -normal.abs(),
+    "wide": _wide,
+    "nan": _scattered(nan),
+    "special": _scattered(nan, inf, -inf, 0.0, -0.0),
+    "subnormal": _scattered(1e-310, -1e-310, 1e-40, -1e-40, 6e-8),
+}

@@ -1,0 +1,232 @@
+"""The rule that is verified, and what its text says about the values it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+
+from rewrite_engine import torch_ops
+from rewrite_engine.dsl import checked, nodes
+from rewrite_engine.lowering import markers
+from rewrite_engine.lowering.guards import Condition
+from rewrite_engine.lowering.instances import Instance
+from rewrite_engine.lowering.patterns import below
+from rewrite_engine.lowering.rule import CompiledRule, compile_rule
+from rewrite_engine.lowering.scope import Unknown
+from rewrite_engine.matching.automaton import build_program
+from rewrite_engine.matching.program import Program
+from rewrite_engine.verification.literals import literals_of
+
+
+@attrs.frozen
+class Given:
+    """What is known of a name: the types that a guard demands, or that a test has."""
+
+    dtypes: tuple[torch.dtype, ...] = ()
+    dims: tuple[nodes.Expr, ...] | None = None
+    """The shape in a guard: numbers, names and `*S`."""
+    shape: tuple[int, ...] | None = None
+    """The shape in a test."""
+
+
+@attrs.frozen
+class Example:
+    """What the names of a rule stand for where a `test` block matches it."""
+
+    row: int
+    types: Mapping[str, Given]
+    literals: Mapping[str, Any]
+
+
+@attrs.frozen(eq=False)
+class Subject:
+    """A rule, compiled so that it fires once a place and that its guards are watched.
+
+    `decided` gives, by the text of each guard, the answers that it has had.
+    """
+
+    rule: checked.Rule
+    compiled: CompiledRule
+    program: Program
+    decided: Mapping[str, set[bool]]
+    types: Mapping[str, Given]
+    """What the guards demand."""
+    examples: tuple[Example, ...] = ()
+
+    @classmethod
+    def of(cls, rule: checked.Rule, without: checked.Guard | None = None) -> Subject:
+        """The subject of a rule, or of the rule without one of its guards."""
+        guards = tuple(guard for guard in rule.guards if guard is not without)
+        # A rule that matches what it builds must not go on: one place is judged.
+        rule = attrs.evolve(rule, guards=guards, once=True)
+        compiled = compile_rule(rule)
+        decided = dict(_watch(compiled.matcher_graph))
+        types = dict(_types_of(rule))
+        return cls(rule, compiled, build_program([compiled]), decided, types)
+
+    def role(self, name: str) -> str | None:
+        """`value`, `literal` or `others`; None for an operand the rule leaves open."""
+        for node in self.compiled.matcher_graph.find_nodes(op="placeholder"):
+            if node.target == name:
+                role: str = node.meta["role"]
+                return role
+        return None
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the right side holds values that are computed from state."""
+        return any(True for _ in _read_now(self.compiled.replacement_graph))
+
+    def constants(self, instance: Instance) -> frozenset[str]:
+        """The inputs of an instance that must be state of the module."""
+        inputs = {n.target: n for n in instance.left.find_nodes(op="placeholder")}
+        found: set[str] = set()
+        for name in {*_claimed(self.rule), *_read_now(self.compiled.replacement_graph)}:
+            root = inputs.get(name, instance.calls.get(name))
+            found |= {str(n.target) for n in below(root) if n.op == "placeholder"}
+        return frozenset(found)
+
+    def domains(self, instance: Instance) -> dict[str, tuple[Any, ...]]:
+        """The literals worth trying for each literal input of an instance."""
+        compared = _compared(self.rule)
+        found: dict[str, tuple[Any, ...]] = {}
+        for name, parameter in _literal_inputs(self, instance):
+            examples = [e for e in self.examples if name in e.literals]
+            examples.sort(key=lambda e: e.row != instance.row)
+            known = [example.literals[name] for example in examples]
+            values = [*known, *literals_of(parameter), *compared.get(name, ())]
+            found[name] = tuple({(type(v), repr(v)): v for v in values}.values())
+        return found
+
+
+def _literal_inputs(subject: Subject, instance: Instance) -> Iterator[tuple[str, Any]]:
+    """The literal inputs of an instance, each with a parameter that takes it."""
+    for node, spelling in instance.spellings.items():
+        bound = spelling.signature.bind(node.args, node.kwargs) or {}
+        for name, value in bound.items():
+            parameter = spelling.signature.parameter(name)
+            assert parameter is not None
+            for operand in inputs_in(value):
+                role = subject.role(str(operand.target))
+                open_literal = role is None and not parameter.takes_tensor
+                if role == "literal" or open_literal:
+                    yield str(operand.target), parameter
+
+
+def inputs_in(value: Any) -> list[fx.Node]:
+    """The inputs of a graph inside an argument."""
+    found: list[fx.Node] = []
+    fx.map_arg(value, lambda node: found.append(node) if _is_input(node) else None)
+    return found
+
+
+def _is_input(node: fx.Node) -> bool:
+    return node.op == "placeholder"
+
+
+# --- guards ---
+
+
+def _watch(matcher: fx.Graph) -> Iterator[tuple[str, set[bool]]]:
+    """Note the answers of every guard of a matcher."""
+    for node in matcher.nodes:
+        if "guard" in node.meta:
+            guard: Condition = node.meta["guard"]
+            answers: set[bool] = set()
+            watched = _watched(guard.evaluate, answers)
+            node.meta["guard"] = attrs.evolve(guard, evaluate=watched)
+            yield guard.text, answers
+
+
+def _watched(evaluate: Callable[[Any], Any], answers: set[bool]) -> Callable[..., Any]:
+    def watched(scope: Any) -> Any:
+        try:
+            answer = evaluate(scope)
+        except Unknown:
+            answers.add(False)
+            raise
+        answers.add(bool(answer))
+        return answer
+
+    return watched
+
+
+def _types_of(rule: checked.Rule) -> Iterator[tuple[str, Given]]:
+    for expr in _demanded(rule):
+        if isinstance(expr, nodes.HasType):
+            dtypes = tuple(map(torch_ops.dtype_of, expr.type.dtypes))
+            yield expr.id, Given(dtypes, expr.type.shape)
+
+
+def _claimed(rule: checked.Rule) -> Iterator[str]:
+    """The names that a guard demands to be constant."""
+    for expr in _demanded(rule):
+        if isinstance(expr, nodes.IsConst):
+            yield expr.id
+
+
+def _demanded(rule: checked.Rule) -> Iterator[nodes.Expr]:
+    """The conditions that all must hold."""
+    todo = [guard.expr for guard in rule.guards]
+    while todo:
+        expr = todo.pop()
+        if isinstance(expr, nodes.And):
+            todo += [expr.left, expr.right]
+        else:
+            yield expr
+
+
+def _compared(rule: checked.Rule) -> dict[str, list[Any]]:
+    """Literals on both sides of every comparison with a constant in a guard."""
+    found: dict[str, list[Any]] = {}
+    for expr in _parts(guard.expr for guard in rule.guards):
+        if isinstance(expr, nodes.Compare):
+            for name, other in ((expr.left, expr.right), (expr.right, expr.left)):
+                if isinstance(name, nodes.LiteralName) and isinstance(
+                    other, nodes.Constant
+                ):
+                    found.setdefault(name.id, []).extend(_around(other.value))
+    return found
+
+
+def _around(value: Any) -> list[Any]:
+    if isinstance(value, bool):
+        return [value, not value]
+    if isinstance(value, int):
+        return [value, value + 1, value - 1]
+    return [value]
+
+
+def _parts(exprs: Iterable[nodes.Expr]) -> Iterator[nodes.Expr]:
+    todo = list(exprs)
+    while todo:
+        expr = todo.pop()
+        yield expr
+        match expr:
+            case nodes.And(left, right) | nodes.Or(left, right):
+                todo += [left, right]
+            case nodes.Not(value):
+                todo.append(value)
+
+
+def _read_now(replacement: fx.Graph) -> Iterator[str]:
+    """The names whose values are read while rules are applied."""
+    computed_now = (markers.param, markers.buffer, markers.value)
+    for node in replacement.nodes:
+        if node.target in computed_now:
+            yield from _operands(node)
+
+
+def _operands(node: fx.Node) -> Iterator[str]:
+    """The names below a node, but for those that only literals are computed from."""
+    todo = [node]
+    while todo:
+        current = todo.pop()
+        if current.op == "placeholder":
+            yield str(current.target)
+        elif current.target is not markers.computed:
+            todo += current.all_input_nodes

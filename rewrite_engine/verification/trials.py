@@ -1,0 +1,226 @@
+"""One case tried: the engine rewrites it, and both graphs run on the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from rewrite_engine import equivalence
+from rewrite_engine.equivalence import TOLERANCES, Run
+from rewrite_engine.errors import RewriteError
+from rewrite_engine.rewriting.driver import Limits
+from rewrite_engine.rewriting.run import run as rewrite
+from rewrite_engine.verification.cases import Case
+from rewrite_engine.verification.samples import ADVERSARIAL, NAN, RANDOM, SPECIAL
+from rewrite_engine.verification.subject import Subject
+
+_SLACK = 8.0
+"""How many times its own sensitivity an inexact result may be off by."""
+
+
+_OTHER_BATCH = 7
+
+
+@attrs.frozen(eq=False)
+class Counterexample:
+    """Values on which the two sides of a rule differ, and how."""
+
+    case: Case
+    kind: str
+    values: Mapping[str, torch.Tensor]
+    differences: tuple[str, ...]
+    tolerance: float
+    gradients: bool
+    """Whether the left side has gradients."""
+
+    @property
+    def what(self) -> str:
+        """What differs first: an output, a gradient, or what is written."""
+        return self.differences[0].partition(":")[0]
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """What came of a case: fired and equal, fired and not, or not fired and why."""
+
+    fired: bool
+    refusals: tuple[str, ...] = ()
+    counterexample: Counterexample | None = None
+
+
+def try_case(
+    subject: Subject, case: Case, seed: int, kinds: Sequence[str] | None = None
+) -> Outcome:
+    """Apply the rule to a case and compare both graphs on kinds of values.
+
+    By default these are all kinds that the rule must take.
+    """
+    kinds = kinds_for(subject) if kinds is None else kinds
+    pair = None
+    for kind in kinds:
+        # Values were recorded for another batch size, where it is dynamic.
+        values = case.values(kind, seed, _OTHER_BATCH)
+        if pair is None or subject.reads_state:
+            pair = rewritten(subject, case, values)
+        if not isinstance(pair, Pair):
+            return Outcome(False, pair)
+        found = pair.counterexample(kind, values)
+        if found is not None:
+            return Outcome(fired=True, counterexample=found)
+    return Outcome(fired=True)
+
+
+def kinds_for(subject: Subject) -> tuple[str, ...]:
+    """The kinds of values that a rule must take."""
+    last = SPECIAL if subject.rule.tolerance == 0 else (NAN,)
+    return (RANDOM, *ADVERSARIAL, *last)
+
+
+def rewritten(
+    subject: Subject, case: Case, values: Mapping[str, torch.Tensor]
+) -> Pair | tuple[str, ...]:
+    """The case before and after the rule, or why the rule refused."""
+    before, after = case.module(values), case.module(values)
+    try:
+        result = rewrite(
+            subject.program, after, recurse=False, guard=None, limits=Limits()
+        )
+    except RewriteError as error:
+        return (str(error),)
+    if not result.report.matches:
+        return tuple(refusal.reason for refusal in result.report.refusals)
+    tolerance = _tolerance(subject.rule.tolerance, case)
+    return Pair(case, before, after, tolerance, subject.reads_state)
+
+
+def _tolerance(claimed: float | None, case: Case) -> float:
+    """What a rule's tolerance is for a case: never finer than its coarsest dtype."""
+    if claimed == 0:
+        return 0.0
+    values = pytree.tree_leaves([node.meta.get("val") for node in case.graph.nodes])
+    dtypes = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+    dtypes |= {tensor.dtype for tensor in case.tensors.values()}
+    coarsest = max((TOLERANCES.get(dtype, 0.0) for dtype in dtypes), default=0.0)
+    return max(claimed or 0.0, coarsest, TOLERANCES[torch.float64])
+
+
+@attrs.frozen(eq=False)
+class Pair:
+    """A graph before and after a rewrite, and how far they may differ.
+
+    `folded`: the right side was computed from state, which has no gradients any more.
+    """
+
+    case: Case
+    before: fx.GraphModule
+    after: fx.GraphModule
+    tolerance: float
+    folded: bool
+
+    def counterexample(
+        self, kind: str, values: Mapping[str, torch.Tensor]
+    ) -> Counterexample | None:
+        """The values, if outputs, gradients or what is written differ on them."""
+        expected, gradients = self._expected(values)
+        if self.tolerance and not _is_fair(expected, kind):
+            return None
+        found = self._differences(values, expected, gradients)
+        if not found:
+            return None
+        return Counterexample(self.case, kind, values, found, self.tolerance, gradients)
+
+    def _expected(self, values: Mapping[str, torch.Tensor]) -> tuple[Run, bool]:
+        """What the left side gives, and whether it has gradients."""
+        try:
+            return self._run(self.before, values, gradients=True), True
+        except RuntimeError:  # some operators have none
+            return self._run(self.before, values, gradients=False), False
+
+    def _run(
+        self,
+        module: fx.GraphModule,
+        values: Mapping[str, torch.Tensor],
+        *,
+        gradients: bool,
+        is_nudged: bool = False,
+    ) -> Run:
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            tensor.grad = None
+            if name in values:
+                tensor.data.copy_(values[name])
+        inputs = self.case.inputs(values)
+        done = equivalence.run(
+            module,
+            inputs,
+            check_gradients=gradients,
+            in_place=True,
+            is_nudged=is_nudged,
+        )
+        return attrs.evolve(done, gradients={}) if self.folded else done
+
+    def _differences(
+        self, values: Mapping[str, torch.Tensor], expected: Run, gradients: bool
+    ) -> tuple[str, ...]:
+        try:
+            actual = self._run(self.after, values, gradients=gradients)
+        except Exception as error:  # whatever operators raise
+            first = str(error).partition("\n")[0]
+            return (f"the right side raises {type(error).__name__}: {first}",)
+        found = self._compare(expected, actual, {})
+        if not found or not self.tolerance:
+            return tuple(found)
+        nudged = {name: equivalence.nudged(v) for name, v in values.items()}
+        again = self._run(self.before, nudged, gradients=gradients, is_nudged=True)
+        return tuple(self._compare(expected, actual, _sensitivity(expected, again)))
+
+    def _compare(
+        self, expected: Run, actual: Run, slack: Mapping[str, float]
+    ) -> list[str]:
+        # Exact values may have gradients that are summed in another order.
+        return equivalence.differences(
+            expected,
+            actual,
+            rtol=self.tolerance,
+            gradient_rtol=self.tolerance or None,
+            slack=slack,
+        )
+
+
+def _is_fair(expected: Run, kind: str) -> bool:
+    """Whether an inexact rule may be held to these results.
+
+    Where the left side overflows, or swallows NaN, the right side may do otherwise.
+    """
+    tensors = [v for v in expected.outputs.values() if isinstance(v, torch.Tensor)]
+    if kind == NAN:
+        return all(bool(tensor.isnan().any()) for tensor in tensors)
+    everything = [*tensors, *expected.gradients.values()]
+    return all(bool(tensor.isfinite().all()) for tensor in everything)
+
+
+def _sensitivity(expected: Run, nudged: Run) -> dict[str, float]:
+    """How much each value changes with the last digit of the inputs, times a factor.
+
+    No formula can be held to more, since rounding alone changes as much.
+    """
+    slack = {}
+    for part in ("outputs", "inputs", "state", "gradients"):
+        old, new = getattr(expected, part), getattr(nudged, part)
+        for name in old.keys() & new.keys():
+            slack[name] = _SLACK * _gap(old[name], new[name])
+    return slack
+
+
+def _gap(old: object, new: object) -> float:
+    for value in (old, new):
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return 0.0
+    assert isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)
+    if old.numel() == 0 or old.shape != new.shape:
+        return 0.0
+    gap = (old.detach().double() - new.detach().double()).abs().nan_to_num(nan=0.0)
+    return float(gap.max())

@@ -1,0 +1,178 @@
+"""Verification of a rule set: every instance of every rule is run."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import torch
+
+from rewrite_engine.dsl import checked
+from rewrite_engine.dsl.scopes import span_of_name
+from rewrite_engine.errors import Diagnostic, Note
+from rewrite_engine.lowering.instances import Instance
+from rewrite_engine.ruleset import RuleSet
+from rewrite_engine.verification.cases import Choice, Unsuitable, build_case
+from rewrite_engine.verification.examples import with_examples
+from rewrite_engine.verification.guards import GuardFindings, guard_coverage
+from rewrite_engine.verification.inputs import missing_inputs
+from rewrite_engine.verification.plans import first_choices, variations
+from rewrite_engine.verification.programs import program_of
+from rewrite_engine.verification.report import RuleVerification, Verification
+from rewrite_engine.verification.samples import RANDOM
+from rewrite_engine.verification.shrink import shrunk
+from rewrite_engine.verification.subject import Subject
+from rewrite_engine.verification.trials import (
+    Counterexample,
+    Outcome,
+    kinds_for,
+    try_case,
+)
+
+_NOISY = "torch._subclasses.fake_tensor"
+
+_MOST_WRONG = 3
+"""Counterexamples of one rule, after which it is left."""
+
+
+def verify(rules: RuleSet, *, trials: int = 200, seed: int = 0) -> Verification:
+    """Run every instance of every rule before and after the engine has rewritten it.
+
+    Each instance runs on all kinds of values, in one set of types, shapes and literals;
+    then up to `trials` variations of them a rule are run as well. See
+    `RuleVerification` for what is counted.
+    """
+    start = time.perf_counter()
+    with _quiet():
+        found = tuple(_verify(rule, rules, trials, seed) for rule in rules.file.rules)
+    return Verification(found, time.perf_counter() - start)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """On one thread, which is faster for small tensors, and without torch's warnings
+    and logs about odd arguments, which are tried on purpose.
+    """
+    log, threads = logging.getLogger(_NOISY), torch.get_num_threads()
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+        torch.set_num_threads(threads)
+
+
+def _verify(
+    rule: checked.Rule, rules: RuleSet, trials: int, seed: int
+) -> RuleVerification:
+    subject = with_examples(Subject.of(rule), rules.tests)
+    session = _Session(subject, seed)
+    session.run(trials)
+    wrong = [shrunk(subject, found) for found in session.wrong[:1]]
+    # A rule that is wrong as it is, or never fires, needs no guard to be wrong.
+    is_sound = session.run_instances and not wrong
+    guards = guard_coverage(subject, rules, seed) if is_sound else GuardFindings()
+    missing = [missing_inputs(subject, session.missing)] if session.missing else []
+    return RuleVerification(
+        rule.name,
+        len(session.instances),
+        session.run_instances,
+        session.trials,
+        session.fired,
+        session.unsuitable,
+        guards.coverage,
+        (*(_differing(rule, found) for found in wrong), *missing, *guards.diagnostics),
+        tuple(program_of(found, rules, rule) for found in wrong),
+    )
+
+
+def _differing(rule: checked.Rule, found: Counterexample) -> Diagnostic:
+    message = f"the two sides of `{rule.name}` differ"
+    notes = tuple(Note(difference) for difference in found.differences[:3])
+    span = span_of_name(rule.source, rule.span, rule.name)
+    return Diagnostic("E601", message, span, rule.source, notes)
+
+
+@attrs.define(eq=False)
+class _Session:
+    """The trials of one rule."""
+
+    subject: Subject
+    seed: int
+    instances: tuple[Instance, ...] = attrs.field(init=False)
+    run_instances: int = 0
+    trials: int = 0
+    fired: int = 0
+    unsuitable: int = 0
+    wrong: list[Counterexample] = attrs.field(factory=list)
+    missing: list[tuple[Instance, str]] = attrs.field(factory=list)
+    """Instances that never fired, and why not."""
+
+    def __attrs_post_init__(self) -> None:
+        self.instances = self.subject.compiled.instances()
+
+    def run(self, trials: int) -> None:
+        """Every instance, then its share of the variations."""
+        bases = []
+        for instance in self.instances:
+            if len(self.wrong) >= _MOST_WRONG:
+                return
+            if (base := self._base(instance)) is not None:
+                bases.append((instance, base))
+        share = -(-trials // max(1, len(bases)))
+        for index, (instance, base) in enumerate(bases):
+            for number, choice in self._share(index, share, instance, base):
+                if len(self.wrong) >= _MOST_WRONG:
+                    return
+                self._try(instance, choice, self._two_kinds(number))
+
+    def _base(self, instance: Instance) -> Choice | None:
+        """A choice with which an instance fires, having tried all kinds of values."""
+        reason = "nothing could be chosen"
+        for choice in first_choices(self.subject, instance):
+            outcome = self._try(instance, choice, None)
+            if isinstance(outcome, str):
+                reason = outcome
+                continue
+            if outcome.fired:
+                self.run_instances += 1
+                return choice
+            reason = "; ".join(outcome.refusals) or "the rule does not fire"
+        self.missing.append((instance, reason))
+        return None
+
+    def _share(
+        self, index: int, share: int, instance: Instance, base: Choice
+    ) -> Iterator[tuple[int, Choice]]:
+        """Some of the variations; neighbouring instances take different ones."""
+        everything = variations(self.subject, instance, base)
+        for i in range(min(share, len(everything))):
+            number = index * share + i
+            yield number, everything[number % len(everything)]
+
+    def _two_kinds(self, number: int) -> tuple[str, str]:
+        others = kinds_for(self.subject)[1:]
+        return RANDOM, others[number % len(others)]
+
+    def _try(
+        self, instance: Instance, choice: Choice, kinds: tuple[str, ...] | None
+    ) -> Outcome | str:
+        try:
+            case = build_case(self.subject, instance, choice)
+        except Unsuitable as reason:
+            self.unsuitable += 1
+            return str(reason)
+        self.trials += 1
+        outcome = try_case(self.subject, case, self.seed, kinds)
+        self.fired += outcome.fired
+        if outcome.counterexample is not None:
+            self.wrong.append(outcome.counterexample)
+        return outcome

@@ -1,0 +1,172 @@
+"""Right rules pass, wrong ones are caught with a program that shows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from rewrite_engine import engine, load, loads
+from rewrite_engine.verification.report import RuleVerification
+
+
+def verified(text: str, trials: int = 30) -> RuleVerification:
+    (found,) = engine.verify(loads(text), trials=trials).rules
+    return found
+
+
+def codes(found: RuleVerification) -> set[str]:
+    return {diagnostic.code for diagnostic in found.diagnostics}
+
+
+@pytest.mark.parametrize("library", ["qat_fuse"])
+def test_every_instance_of_the_shipped_rules_is_right(library: str) -> None:
+    found = engine.verify(load(library), trials=40)
+    assert found.passed and not found.diagnostics, str(found)
+    for rule in found.rules:
+        assert rule.instances_run == rule.instances > 0
+        assert rule.fired >= rule.instances
+        assert all(guard.matters for guard in rule.guards), rule.guards
+
+
+RIGHT = {
+    "an identity": "rule r exact { z = relu(relu(x)) => z' = relu(x) }",
+    "doubling": "rule r exact { z = mul(x, 2) where x: f32|f64 => z' = add(x, x) }",
+    "alternatives and options": """
+        pattern act(v) = relu(v) | sigmoid(v)
+        rule r exact { z = add?(A@act(x), y) => z' = add(A(x), y) if y else A(x) }
+        """,
+    "shapes from guards": """
+        rule r inexact {
+          z = add(matmul(x, w), b)
+          where x: f32[$N, $K], w: f32[$K, $M], b: f32[$M]
+        => z' = addmm(b, x, w) }
+        """,
+    "a folded constant": """
+        rule r inexact {
+          z = mul(x, mul(w, $k))  where w is const, w: f32, x: f32
+        => param wk = w * $k  z' = mul(x, wk) }
+        """,
+    "written state": """
+        rule r inexact {
+          z = batch_norm(x, g, b, mean, var, training=true, ..)
+        => z' = batch_norm(neg(neg(x)), g, b, mean, var, ..z) }
+        """,
+}
+
+
+@pytest.mark.parametrize("text", RIGHT.values(), ids=RIGHT.keys())
+def test_right_rules_pass(text: str) -> None:
+    found = verified(text)
+    assert not any(d.is_error for d in found.diagnostics), found.diagnostics
+    assert "W601" not in codes(found), found.diagnostics
+    assert found.instances_run == found.instances
+
+
+WRONG = {
+    "another function": (
+        "rule r inexact { z = sub(x, y) => z' = sub(y, x) }",
+        "outputs[0]",
+    ),
+    "the sign of zero": ("rule r exact { z = add(x, 0) => z' = x }", "0.0 became -0.0"),
+    "NaN is lost": (
+        "rule r inexact { z = mul(x, 0) => z' = zeros_like(x) }",
+        "nan became 0.0",
+    ),
+    "unsigned integers": (
+        "rule r inexact { z = sub(x, y) where x: f32 => z' = add(x, neg(y)) }",
+        "outputs[0]",
+    ),
+    "only one alternative": (
+        """
+        pattern either(v) = relu(v) | relu6(v)
+        rule r exact { z = either(x) => z' = relu(x) }
+        """,
+        "outputs[0]",
+    ),
+    "only without the option": (
+        "rule r exact { z = add?(relu(x), y) => z' = relu(x) }",
+        "outputs[0]",
+    ),
+    "only one row of a family": (
+        """
+        family F(op) = relu | abs
+        rule r for op in F exact { z = op(op(x)) => z' = relu(x) }
+        """,
+        "outputs[0]",
+    ),
+    "an option that is dropped": (
+        "rule r exact { z = leaky_relu(x, ..) => z' = leaky_relu(x) }",
+        "outputs[0]",
+    ),
+    "a gradient": (
+        "rule r exact { z = relu(x) => z' = relu(detach(x)) }",
+        "gradient of inputs[0]",
+    ),
+    "state that is not written": (
+        """
+        rule r inexact {
+          z = batch_norm(x, g, b, mean, var, training=true, ..)
+        => z' = batch_norm(x, g, b, clone(mean), var, ..z)  erase z }
+        """,
+        "mean",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "difference"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_rules_are_caught(text: str, difference: str) -> None:
+    found = verified(text, trials=60)
+    wrong = [d for d in found.diagnostics if d.code == "E601"]
+    assert len(wrong) == 1, found
+    assert difference in "\n".join(note.message for note in wrong[0].notes)
+    (program,) = found.programs
+    with pytest.raises((AssertionError, RuntimeError)):
+        exec(compile(program, "counterexample", "exec"), {})
+
+
+def test_a_counterexample_is_small() -> None:
+    text = "rule r inexact { z = sub(x, y) where y: f32 => z' = sub(y, x) }"
+    (program,) = verified(text).programs
+    (inputs,) = [line for line in program.splitlines() if line.startswith("inputs")]
+    assert inputs.count("torch.tensor") == 2 and len(inputs) < 150
+
+
+def test_a_guard_that_never_matters_is_named() -> None:
+    text = "rule r exact { z = relu(relu(x)) where rank(x) < 100 => z' = relu(x) }"
+    found = verified(text)
+    assert codes(found) == {"W602"}
+    assert [guard.matters for guard in found.guards] == [False]
+
+
+def test_a_guard_that_keeps_a_rule_right_matters() -> None:
+    text = "rule r exact { z = mul(x, $k) where $k == 1 => z' = x }"
+    (guard,) = verified(text).guards
+    assert guard.matters and guard.answers == {True, False}
+
+
+def test_a_test_beside_the_rule_counts_as_a_check() -> None:
+    rules = loads(
+        """
+        rule r exact {
+          z = relu(relu(x))  where rank(x) == 2 else "no matrix"
+        => z' = relu(x) }
+        test "only matrices" {
+          given (x: f32[2]) { return relu(relu(x)) }
+          expect r * 0
+        }
+        """
+    )
+    assert not engine.verify(rules, trials=10).diagnostics
+
+
+def test_what_cannot_be_run_is_said() -> None:
+    text = "rule r exact { z = add(x, y) where x: [2], y: [5] => z' = add(y, x) }"
+    found = verified(text)
+    assert codes(found) == {"W601"}
+    assert (found.instances_run, found.fired) == (0, 0)
+
+
+def test_the_report_is_true_if_nothing_differs() -> None:
+    right = engine.verify(loads(RIGHT["an identity"]), trials=5)
+    wrong = engine.verify(loads(WRONG["another function"][0]), trials=5)
+    assert right and not wrong
+    assert "r     1/1" in str(right) and "E601" in str(wrong)
