@@ -118,7 +118,7 @@ def _check_text(source: Source) -> Diagnostic | None:
     if len(text.encode()) > MAX_FILE_BYTES:
         message = f"a rule file holds at most {MAX_FILE_BYTES:,} bytes"
         return Diagnostic("E104", message, NOWHERE, source)
-    if sum(1 for _ in _TOKEN.finditer(text)) > MAX_TOKENS:
+    if len(text) > MAX_TOKENS < sum(1 for _ in _TOKEN.finditer(text)):
         message = f"a rule file holds at most {MAX_TOKENS:,} words and signs"
         return Diagnostic("E104", message, NOWHERE, source)
     return None

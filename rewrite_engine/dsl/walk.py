@@ -81,15 +81,14 @@ def is_deeper(node: Any, levels: int) -> bool:
 
 def moved(node: T, by: int) -> T:
     """A node, or a tuple of nodes, with every span so many characters further on."""
-    if isinstance(node, tuple):
-        return cast(T, tuple(moved(each, by) for each in node))
     if isinstance(node, Span):
         return cast(T, Span(node.start + by, node.end + by))
-    kind: type = type(node)
-    names = _fields(kind)
-    if not names:
+    if isinstance(node, tuple):
+        return cast(T, tuple([moved(each, by) for each in node]) if node else node)
+    if not hasattr(node, "__attrs_attrs__"):
         return node
-    values = {name: moved(getattr(node, name), by) for name in names}
+    kind: type = type(node)
+    values = {name: moved(getattr(node, name), by) for name in _fields(kind)}
     return cast(T, kind(**values))
 
 
@@ -108,8 +107,6 @@ def _parts(node: Any) -> list[Any]:
 
 @functools.cache
 def _fields(kind: type) -> tuple[str, ...]:
-    if not attrs.has(kind):
-        return ()
     return tuple(field.name for field in attrs.fields(kind))
 
 

@@ -143,9 +143,12 @@ class Documents:
     def open_uris(self) -> tuple[str, ...]:
         return tuple(self._texts)
 
-    def is_examined(self, uri: str) -> bool:
-        """Whether a document has been examined since it or what it uses changed."""
-        return uri in self._examined
+    def is_open(self, uri: str) -> bool:
+        return uri in self._texts
+
+    def stale_uris(self) -> list[str]:
+        """Open documents not examined since they, or what they use, changed."""
+        return [uri for uri in self._texts if uri not in self._examined]
 
     def texts(self) -> dict[str, str]:
         """Open texts by the real paths of their files."""

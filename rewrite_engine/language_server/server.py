@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -22,6 +23,7 @@ from rewrite_engine.language_server.torch_process import TorchProcess
 PAUSE: Final = 0.03
 """Seconds without a change after which a text is checked."""
 
+_ERROR: Final = types.MessageType.Error
 _HOVER_PATIENCE: Final = 0.5
 _TEST_PATIENCE: Final = 120.0
 
@@ -65,14 +67,19 @@ class RuleServer(LanguageServer):
 
     async def _check(self, uri: str, pause: float) -> None:
         await asyncio.sleep(pause)
-        self._publish(uri)
-        for user in self.documents.open_uris():
-            if not self.documents.is_examined(user):
+        try:
+            self._publish(uri)
+            while stale := self.documents.stale_uris():
                 # Requests that came in meanwhile are answered first.
                 await asyncio.sleep(0)
-                self._publish(user)
+                self._publish(stale[0])
+        except Exception:  # a fault of ours: the editor goes on, and its log has it
+            text = traceback.format_exc()
+            self.window_log_message(types.LogMessageParams(_ERROR, text))
 
     def _publish(self, uri: str) -> None:
+        if not self.documents.is_open(uri):
+            return
         for params in self.board.put(self.documents.get(uri)):
             self.text_document_publish_diagnostics(params)
 
@@ -88,13 +95,8 @@ def create_server() -> RuleServer:
 def _life(server: RuleServer) -> None:
     @server.feature(types.INITIALIZE)
     def initialize(params: types.InitializeParams) -> None:
-        server.documents.encoding = str(
-            getattr(
-                server.workspace.position_encoding,
-                "value",
-                server.workspace.position_encoding,
-            )
-        )
+        encoding = server.workspace.position_encoding
+        server.documents.encoding = types.PositionEncodingKind(encoding).value
         roots = [folder.uri for folder in params.workspace_folders or ()]
         paths = (uris.to_fs_path(uri) for uri in roots or [params.root_uri or ""])
         server.documents.folders += [Path(path) for path in paths if path]

@@ -7,11 +7,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-_MODULE: Final = "rewrite_engine.language_server.worker"
+import rewrite_engine
+
+# The folder that the editor is in must not be searched for modules, but that of this
+# package is, which need not be installed.
+_CODE: Final = f"""
+import sys
+sys.path.append({str(Path(rewrite_engine.__file__).parents[1])!r})
+from rewrite_engine.language_server.worker import main
+main()
+"""
 _SECONDS: Final = 120.0
 _LONGEST_LINE: Final = 1 << 24
 
@@ -64,8 +74,7 @@ class TorchProcess:
 
 async def _start() -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", _MODULE),
+        *(sys.executable, "-P", "-c", _CODE),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -63,7 +63,3 @@ def _own_output() -> TextIO:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return replies
-
-
-if __name__ == "__main__":
-    main()

@@ -134,6 +134,11 @@ class ServerError(Exception):
 
 
 @pytest.fixture(scope="session")
+def client_class(client: Client) -> type[Client]:
+    return Client
+
+
+@pytest.fixture(scope="session")
 def server_error() -> type[Exception]:
     return ServerError
 

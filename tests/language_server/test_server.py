@@ -108,6 +108,16 @@ def test_a_finding_points_at_what_it_is_about(client, rules):
     assert first["location"]["range"]["start"] == place(RULES, "pattern |scaled")
 
 
+def test_columns_are_counted_as_the_client_can(tmp_path, client_class):
+    counting = client_class(tmp_path, general={"positionEncodings": ["utf-8"]})
+    assert counting.capabilities["positionEncoding"] == "utf-8"
+    text = 'rule r { y = relu(x) where y is const else "é𝄞"=> y\' = unknown(x) }\n'
+    (found,) = counting.diagnostics(counting.open("bytes.rules", text))
+    span = (found["range"][side]["character"] for side in ("start", "end"))
+    assert text.encode()[slice(*span)] == b"unknown"
+    assert counting.stop() == 0
+
+
 def test_every_page_that_a_finding_leads_to_is_there():
     from rewrite_engine.assets import grammar_directory
     from rewrite_engine.dsl.codes import codes
