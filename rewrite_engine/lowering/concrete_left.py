@@ -88,6 +88,8 @@ class ConcreteLeft:
         if pattern not in self.values:
             self.values[pattern] = self._build(pattern)
             self._name(pattern)
+        elif pattern.meta.get("optional") and self.values[pattern] is None:
+            raise Contradiction  # it is needed here, and absent elsewhere
         return self.values[pattern]
 
     def _name(self, pattern: fx.Node) -> None:
