@@ -13,7 +13,9 @@ from rewrite_engine.errors import Diagnostic, GraphError, RewriteError, RuleErro
 
 if TYPE_CHECKING:
     from rewrite_engine import engine
-    from rewrite_engine.engine import apply, find, load, loads, verify
+    from rewrite_engine.batch import apply_many
+    from rewrite_engine.engine import apply, explain, find, load, loads, verify
+    from rewrite_engine.integrations.dynamo import backend
     from rewrite_engine.ruleset import RuleSet
 
 __all__ = [
@@ -23,7 +25,10 @@ __all__ = [
     "RuleError",
     "RuleSet",
     "apply",
+    "apply_many",
+    "backend",
     "engine",
+    "explain",
     "find",
     "load",
     "loads",
@@ -33,6 +38,9 @@ __all__ = [
 _HOMES = {
     "RuleSet": "rewrite_engine.ruleset",
     "apply": "rewrite_engine.engine",
+    "apply_many": "rewrite_engine.batch",
+    "backend": "rewrite_engine.integrations.dynamo",
+    "explain": "rewrite_engine.engine",
     "find": "rewrite_engine.engine",
     "load": "rewrite_engine.engine",
     "loads": "rewrite_engine.engine",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
+from importlib import import_module
+from typing import Any
 
 import attrs
 from torch import fx
@@ -115,6 +117,14 @@ class RuleSet:
     def __call__(self, module: fx.GraphModule) -> Result:
         """Apply the rules: the calling convention of fx passes."""
         return self.apply(module)
+
+    def inductor_pass(self, stage: str = "post_grad_custom_pre_pass") -> Any:
+        """The rules as a custom pass of inductor, and a context manager that adds it to
+        inductor's setting `stage`: see `integrations.inductor`.
+        """
+        # Looked up by name: integrations are built on rule sets, and import inductor.
+        made = import_module("rewrite_engine.integrations.inductor").InductorPass
+        return made(self, stage)
 
     def apply(
         self,

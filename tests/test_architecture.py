@@ -42,6 +42,7 @@ LAYERS = (
         "demo",
         "model_files",
         "pytest_plugin",
+        "batch",
         "pygments_lexer",
         "language_server",
         "testing",
