@@ -228,6 +228,65 @@ def mobilenet_like(
     return nn.Sequential(*layers, *head), (torch.randn(2, 3, 16, 16),)
 
 
+# --- EfficientNet ---
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighted by gates that are computed from their means."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.gates = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.SiLU(),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x * gates(x)`"""
+        return x * self.gates(x)
+
+
+def _same_pair(
+    inputs: int, outputs: int, kernel: int, *, groups: int = 1, silu: bool = True
+) -> ConvBn:
+    """A pair with `padding="same"` and EfficientNet's batch-norm constants."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding="same", groups=groups, bias=False)
+    norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
+    return ConvBn(conv, norm, nn.SiLU() if silu else None)
+
+
+def _mbconv(inputs: int, outputs: int, kernel: int) -> nn.Module:
+    """Expand, depthwise, squeeze and excite, project."""
+    hidden = inputs * 2
+    body = nn.Sequential(
+        _same_pair(inputs, hidden, 1),
+        _same_pair(hidden, hidden, kernel, groups=hidden),
+        SqueezeExcite(hidden, inputs // 2),
+        _same_pair(hidden, outputs, 1, silu=False),
+    )
+    return Residual(body) if inputs == outputs else body
+
+
+@_seeded
+def efficientnet_like(blocks: int = 3, width: int = 8) -> Model:
+    """MBConv blocks as in EfficientNet: string padding, SiLU, squeeze and excitation.
+
+    Holds `3 * blocks + 2` pairs; the convolutions inside the gates have no batch-norm.
+    """
+    layers: list[nn.Module] = [_same_pair(3, width, 3), nn.MaxPool2d(2)]
+    channels = width
+    for i in range(blocks):
+        wider = channels * 2 if i % 2 == 1 else channels
+        layers.append(_mbconv(channels, wider, 5 if i % 2 else 3))
+        channels = wider
+    layers.append(_same_pair(channels, 2 * channels, 1))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * channels, 10))
+    return nn.Sequential(*layers, *head), (torch.randn(2, 3, 16, 16),)
+
+
 # --- models with other operators ---
 
 

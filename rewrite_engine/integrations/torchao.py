@@ -13,20 +13,18 @@ report of each pass.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from importlib import import_module
-from threading import Lock
-from types import FunctionType, MappingProxyType
+from types import FunctionType
 from typing import Any, Final
 
-import attrs
 import torch
 from torch import fx
 
 from rewrite_engine.engine import load
+from rewrite_engine.integrations.exchange import Exchange
 from rewrite_engine.matching.match import Match
 from rewrite_engine.report import Report
 from rewrite_engine.ruleset import RuleSet
@@ -45,6 +43,13 @@ OnReport = Callable[[Report], object]
 _ENTRY_POINTS: Final = "torchao.quantization.pt2e.quantize_pt2e"
 _ANNOTATION: Final = "quantization_annotation"
 _NOT_ANNOTATED: Final = "no operand of the convolution is annotated"
+
+aten = torch.ops.aten
+_SWITCHED: Final = (
+    aten.batch_norm.default,
+    aten.dropout.default,
+    aten.dropout_.default,
+)
 
 _log = logging.getLogger(__name__)
 _rules: Callable[[str], RuleSet] = cache(load)
@@ -71,7 +76,16 @@ def fold_conv_bn_qat(
 
     Returns `gm`, changed in place; quantize and dequantize nodes stay as they are.
     """
-    return _apply("qat_fold", gm, None, on_report)
+    reset: dict[fx.Node, tuple[float, float]] = {}
+    _apply("qat_fold", gm, partial(_note_eps, reset), on_report)
+    if reset:
+        norm, (trained, evaluated) = next(iter(reset.items()))
+        _log.warning(
+            "a mode switch has reset the eps of %d BatchNorms, as of '%s' from %g to "
+            "%g; the converted model has the eps of its training",
+            *(len(reset), norm, trained, evaluated),
+        )
+    return gm
 
 
 def _apply(
@@ -80,6 +94,7 @@ def _apply(
     guard: Callable[[Match], str | None] | None,
     on_report: OnReport | None,
 ) -> fx.GraphModule:
+    _mend_values(gm)
     report = _rules(library).apply(gm, recurse=True, guard=guard).report
     for refusal in report.refusals:
         wanted = refusal.reason != _NOT_ANNOTATED
@@ -87,6 +102,59 @@ def _apply(
     if on_report is not None:
         on_report(report)
     return gm
+
+
+def _note_eps(reset: dict[fx.Node, tuple[float, float]], match: Match) -> None:
+    """Note a BatchNorm whose eps is not that of the scale in front of it."""
+    norm, trained = match.bindings.get("z"), match.bindings.get("eps")
+    if norm is None or trained is None:
+        return
+    evaluated = norm.args[7] if len(norm.args) > 7 else norm.kwargs.get("eps", 1e-5)
+    if evaluated != trained:
+        reset[norm] = trained, evaluated
+
+
+# --- recorded values ---
+
+
+def _mend_values(gm: fx.GraphModule) -> None:
+    """Give the nodes made by torchao's mode switches the types that they have.
+
+    `move_exported_model_to_eval` and `..._train` put new BatchNorms and dropouts in
+    place of the old, which record the example values of torchao's patterns.
+    """
+    mode = _mode(gm)
+    find = gm.graph.find_nodes
+    switched = [n for t in _SWITCHED for n in find(op="call_function", target=t)]
+    for node in sorted(switched):
+        if _is_foreign(node, mode):
+            _mend_value(node, mode)
+
+
+def _mend_value(node: fx.Node, mode: Any) -> None:
+    # The scaffold that torchao's own fuse builds records its patterns' values, too.
+    source = node.args[0]
+    while _is_foreign(source, mode) and source.target in (
+        aten.add.Tensor,
+        aten.div.Tensor,
+    ):
+        source = source.args[0]
+    if "val" in source.meta and not _is_foreign(source, mode):
+        node.meta["val"] = source.meta["val"]
+    else:
+        del node.meta["val"]
+
+
+def _mode(gm: fx.GraphModule) -> Any:
+    """The mode in which the values of the graph's inputs are fake."""
+    inputs = gm.graph.find_nodes(op="placeholder")
+    modes = (getattr(node.meta.get("val"), "fake_mode", None) for node in inputs)
+    return next((mode for mode in modes if mode is not None), None)
+
+
+def _is_foreign(node: fx.Node, mode: Any) -> bool:
+    own = getattr(node.meta.get("val"), "fake_mode", None)
+    return own is not None and own is not mode
 
 
 # --- what may be fused ---
@@ -200,85 +268,18 @@ def _entry_point(name: str, **ours: Callable[..., Any]) -> Callable[..., Any]:
 
 # --- torchao's own entry points ---
 
+_exchange = Exchange(_ENTRY_POINTS)
 
-@contextmanager
-def patched(*, on_report: OnReport | None = None) -> Iterator[None]:
+
+def patched(*, on_report: OnReport | None = None) -> AbstractContextManager[None]:
     """Make torchao's own `prepare_qat_pt2e` and `convert_pt2e` use our passes inside.
 
     Holds for the code of the `with` block alone: other threads, and threads that the
     block starts, keep torchao's passes. Blocks may be nested and may overlap.
 
-    Raises: RuntimeError if the torchao installed has no such passes.
+    Raises: RuntimeError, on entry, if the torchao installed has no such passes.
     """
-    passes = {
-        "_fuse_conv_bn_qat": partial(fuse_conv_bn_qat, on_report=on_report),
-        "_fold_conv_bn_qat": partial(fold_conv_bn_qat, on_report=on_report),
-    }
-    _dispatchers.enter(passes)
-    token = _active.set(passes)
-    try:
-        yield
-    finally:
-        _active.reset(token)
-        _dispatchers.leave()
-
-
-_active: ContextVar[Mapping[str, Callable[..., Any]]] = ContextVar(
-    "_active", default=MappingProxyType({})
-)
-"""What replaces torchao's passes in this thread or task."""
-
-
-@attrs.frozen(eq=False)
-class _Dispatcher:
-    """Stands in for one of torchao's passes: ours where `_active` has it."""
-
-    name: str
-    original: Callable[..., Any]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _active.get().get(self.name, self.original)(*args, **kwargs)
-
-
-@attrs.define(eq=False)
-class _Dispatchers:
-    """The dispatchers; in torchao's module while anyone is inside of `patched`."""
-
-    lock: Any = attrs.field(factory=Lock)
-    inside: int = 0
-    installed: list[_Dispatcher] = attrs.field(factory=list)
-
-    def enter(self, names: Iterable[str]) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self._install(names)
-            self.inside += 1
-
-    def leave(self) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self._remove()
-
-    def _install(self, names: Iterable[str]) -> None:
-        module = import_module(_ENTRY_POINTS)
-        missing = [name for name in names if not callable(getattr(module, name, None))]
-        if missing:
-            raise RuntimeError(
-                f"this version of torchao is not supported: {_ENTRY_POINTS} has no "
-                f"{', '.join(missing)}"
-            )
-        for name in names:
-            self.installed.append(_Dispatcher(name, getattr(module, name)))
-            setattr(module, name, self.installed[-1])
-
-    def _remove(self) -> None:
-        module = import_module(_ENTRY_POINTS)
-        while self.installed:
-            dispatcher = self.installed.pop()
-            # What somebody else has put there since then is not ours to remove.
-            if getattr(module, dispatcher.name) is dispatcher:
-                setattr(module, dispatcher.name, dispatcher.original)
-
-
-_dispatchers = _Dispatchers()
+    return _exchange.inside(
+        _fuse_conv_bn_qat=partial(fuse_conv_bn_qat, on_report=on_report),
+        _fold_conv_bn_qat=partial(fold_conv_bn_qat, on_report=on_report),
+    )

@@ -13,6 +13,7 @@ MODELS = {
     "resnet_like": (lambda: models.resnet_like(10), 10),
     "resnet_like, 50 pairs": (models.resnet_like, 50),
     "mobilenet_like": (lambda: models.mobilenet_like(blocks=3), 11),
+    "efficientnet_like": (models.efficientnet_like, 11),
     "decoder_like": (models.decoder_like, 3),
     "transformer_like": (models.transformer_like, 0),
 }

@@ -144,6 +144,12 @@ def _operands(
     return qspecs
 
 
+def _derived_bias_per_channel(conv: Node) -> DerivedQuantizationSpec | None:
+    # The first axis of a transposed convolution's weight is not that of its bias.
+    transposed = "transpose" in str(conv.target)
+    return None if transposed else derived_bias(conv, axis=0)
+
+
 def xnnpack(*, is_per_channel: bool) -> XNNPACKQuantizer:
     config = get_symmetric_quantization_config(
         is_per_channel=is_per_channel, is_qat=True
@@ -158,7 +164,7 @@ QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
         _operands(per_tensor(), bias=derived_bias), ACTIVATION
     ),
     "derived_bias_per_channel": lambda: OperandQuantizer(
-        _operands(per_channel(), bias=lambda conv: derived_bias(conv, axis=0)),
+        _operands(per_channel(), bias=_derived_bias_per_channel),
         ACTIVATION,
     ),
     "weight_only": lambda: OperandQuantizer(_operands(per_channel(), x=None)),
