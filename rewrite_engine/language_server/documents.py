@@ -64,12 +64,6 @@ class Document:
             (o for o in self.occurrences if o.span.start <= offset <= o.span.end), None
         )
 
-    def item_at(self, offset: int) -> nodes.Item | None:
-        """The item that a character belongs to."""
-        return next(
-            (i for i in self.items if i.span.start <= offset <= i.span.end), None
-        )
-
     def of(self, symbol: Symbol) -> tuple[Span, ...]:
         """Where a symbol stands in this text."""
         place = place_of(symbol.source, symbol.span)

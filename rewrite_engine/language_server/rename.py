@@ -109,10 +109,14 @@ def _check_meaning(
     documents: Documents, edits: Sequence[_Edit], symbol: Symbol, name: str
 ) -> None:
     """Every name must mean after the change what it means now."""
-    texts = {edit.document.uri: edit.text(name) for edit in edits}
+    edited = {edit.document.uri for edit in edits}
+    others = () if symbol.is_local else documents.mentioning(name)
+    untouched = (_Edit(each, ()) for each in others if each.uri not in edited)
+    checked = [*edits, *untouched]
+    texts = {edit.document.uri: edit.text(name) for edit in checked}
     changed = documents.with_texts(texts)
     moves = {place_of(e.document.source, Span(0, 0))[0]: e for e in edits}
-    for edit in edits:
+    for edit in checked:
         before, after = edit.document, changed.get(edit.document.uri)
         expected = {
             edit.moved(o.span, name): _moved_place(o.symbol, moves, name)

@@ -59,7 +59,7 @@ class RuleServer(LanguageServer):
         return document, document.positions.offset(params.position)
 
     def check_soon(self, uri: str, pause: float) -> None:
-        """Check a document after a pause, unless it changes again before."""
+        """Check a document, and those that use it, unless it changes again before."""
         earlier = self.checks.get(uri)
         if earlier is not None:
             earlier.cancel()
@@ -123,12 +123,11 @@ def _texts(server: RuleServer) -> None:
     @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
     def closed(params: types.DidCloseTextDocumentParams) -> None:
         uri = params.text_document.uri
-        check = server.checks.pop(uri, None)
-        if check is not None:
-            check.cancel()
         server.documents.close(uri)
         for published in server.board.remove(uri):
             server.text_document_publish_diagnostics(published)
+        # For those that use it, the file on disk counts again.
+        server.check_soon(uri, 0)
 
     @server.feature(types.WORKSPACE_DID_CHANGE_WATCHED_FILES)
     def files_changed(params: types.DidChangeWatchedFilesParams) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rewrite_engine.dsl import loader
 from rewrite_engine.dsl.catalog import Catalog
 from rewrite_engine.errors import RuleError
 from rewrite_engine.signatures import Parameter, Signature
+from rewrite_engine.source import Source
 
 RELU = "rule relu_away { y = relu(x) => y' = x }\n"
 NEG = "rule neg_away { y = neg(x) => y' = x }\n"
@@ -178,6 +180,26 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         loader.load_file(tmp_path / "none.rules")
+
+
+def test_faults_of_syntax_hide_what_may_follow_from_them(tmp_path: Path) -> None:
+    broken = "op own = = aten.neg\nrule r { y = own(x) => y' = unknown(x) }\n"
+    path = write(tmp_path, "broken.rules", broken)
+    assert codes_of(path) == ["E102"]
+    user = write(tmp_path, "user.rules", f'use "broken.rules"\n{RELU}')
+    assert codes_of(user) == ["E102"]
+
+
+def test_a_broken_file_is_examined_all_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path, "on_disk.rules", "op of_file = aten.neg\n")
+    texts = {os.path.realpath(path): f"op of_editor = aten.neg\nop x = = y\n{RELU}"}
+    source = Source("user.rules", 'use "on_disk.rules"\nrule broken {\n')
+    found = loader.examine(source, tmp_path / "user.rules", texts=texts)
+    assert {each.code for each in found.findings} == {"E102", "E103"}
+    assert found.unit.scope.definitions.keys() == {"of_editor"}
+    assert found.unit.scope.rules.keys() == {"relu_away"}
+    ((_, used),) = found.unit.uses
+    assert used == path
 
 
 def test_too_many_rules(monkeypatch: pytest.MonkeyPatch) -> None:

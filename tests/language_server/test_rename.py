@@ -96,6 +96,22 @@ def test_a_name_that_means_something_is_refused(marked: str, name: str) -> None:
         renamed(TEXT, start, name)
 
 
+def test_a_name_that_a_using_file_has_is_refused(tmp_path) -> None:
+    (tmp_path / "base.rules").write_text("op one = aten.relu.default\n")
+    (tmp_path / "user.rules").write_text(
+        'use "base.rules"\nop two = aten.neg.default\n'
+        "rule r { y = two(two(x)) => y' = x }\n"
+    )
+    documents = Documents(folders=[tmp_path])
+    uri = (tmp_path / "base.rules").as_uri()
+    documents.put(uri, "op one = aten.relu.default\n", 1)
+    with pytest.raises(RenameError, match="already means something"):
+        rename(documents, documents.get(uri), 3, "two")
+    changes = rename(documents, documents.get(uri), 3, "three").changes
+    assert changes is not None
+    assert list(changes) == [uri]
+
+
 @pytest.mark.parametrize(
     "name", ["1x", "a b", "", "_", "where", "None", "lambda", "__x__", "x" * 129, "é"]
 )

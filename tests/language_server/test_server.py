@@ -144,8 +144,12 @@ def test_findings_of_a_used_file_are_shown_there(client):
     (missing,) = client.diagnostics(uri)
     assert missing["code"] == "E210"
     client.close(opened)
+    assert client.diagnostics(opened) == []
+    assert client.diagnostics(uri) == []
+    assert [d["code"] for d in client.diagnostics(opened)] == ["E201"]
     client.close(uri)
-    assert client.diagnostics(used.as_uri()) == []
+    assert client.diagnostics(uri) == []
+    assert client.diagnostics(opened) == []
 
 
 def test_formatting(client, rules):
