@@ -14,6 +14,7 @@ from rewrite_engine.explaining import explain as explaining
 from rewrite_engine.explaining.explanation import Explanation
 from rewrite_engine.extracting.pair import extract_pair
 from rewrite_engine.extracting.selection import extract
+from rewrite_engine.hooks import Hook, Hooks, hook_signatures
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.module_forms import ModuleClass, granted_signature
@@ -27,6 +28,8 @@ from rewrite_engine.verification.verify import verify
 
 __all__ = [
     "Explanation",
+    "Hook",
+    "Hooks",
     "Limits",
     "Match",
     "Model",
@@ -49,37 +52,49 @@ Modules = Mapping[str, ModuleClass]
 """Module classes under the dotted names (`"acme.Linear"`) that rule files give them."""
 
 
-def load(source: str | Path, *, modules: Modules | None = None) -> RuleSet:
+def load(
+    source: str | Path, *, modules: Modules | None = None, hooks: Hooks | None = None
+) -> RuleSet:
     """A rule set from a shipped library (`"qat_fuse"`) or from the path of a file.
 
-    `modules` grants classes of the caller's to the file, which imports nothing itself.
+    `modules` and `hooks` grant classes and functions of the caller's to the file, which
+    imports nothing itself.
 
     Raises: RuleError with every finding; FileNotFoundError.
     """
     path = Path(source)
     if path.suffix != ".rules":
         path = rules_directory() / f"{source}.rules"
-    return _checked(RuleSet(path.stem, loader.load_file(path, _catalog(modules))))
+    return _checked(
+        RuleSet(path.stem, loader.load_file(path, _catalog(modules, hooks)))
+    )
 
 
 def loads(
-    text: str, name: str = "<text>", *, modules: Modules | None = None
+    text: str,
+    name: str = "<text>",
+    *,
+    modules: Modules | None = None,
+    hooks: Hooks | None = None,
 ) -> RuleSet:
     """A rule set from text; `name` is what messages call it.
 
     Raises: RuleError with every finding.
     """
-    return _checked(RuleSet(name, loader.load_text(text, name, _catalog(modules))))
+    return _checked(
+        RuleSet(name, loader.load_text(text, name, _catalog(modules, hooks)))
+    )
 
 
-def _catalog(modules: Modules | None) -> Catalog:
+def _catalog(modules: Modules | None, hooks: Hooks | None) -> Catalog:
     known = default_catalog()
-    if not modules:
+    if not modules and not hooks:
         return known
     granted = {
-        path: [granted_signature(path, each, known)] for path, each in modules.items()
+        path: [granted_signature(path, each, known)]
+        for path, each in (modules or {}).items()
     }
-    return Catalog(granted)
+    return Catalog(granted | hook_signatures(hooks or {}))
 
 
 def _checked(rules: RuleSet) -> RuleSet:

@@ -12,7 +12,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine import torch_ops
-from rewrite_engine.dsl.checked import RuleFile, Test
+from rewrite_engine.dsl.checked import Phase, RuleFile, Test
 from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.result_types import check_result_types
 from rewrite_engine.lowering.rule import CompiledRule, compile_rule
@@ -28,14 +28,28 @@ class _Compiled:
     """The rules of a file for the operators that are registered with torch."""
 
     rules: tuple[CompiledRule, ...]
+    phases: tuple[Phase, ...]
 
     @staticmethod
     def of(file: RuleFile) -> _Compiled:
-        return _Compiled(tuple(map(compile_rule, file.rules)))
+        return _Compiled(tuple(map(compile_rule, file.rules)), file.phases)
 
     @cached_property
     def program(self) -> Program:
         return build_program(self.rules)
+
+    @cached_property
+    def programs(self) -> tuple[Program, ...]:
+        """What is run: the phases of the pipeline, or all rules together."""
+        named = {rule.name: rule for rule in self.rules}
+        if not self.phases:
+            return (self.program,)
+        return tuple(
+            build_program(
+                [named[name].running(once=phase.once) for name in phase.rules]
+            )
+            for phase in self.phases
+        )
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -137,7 +151,7 @@ class RuleSet:
     ) -> Result:
         """See `engine.apply`; `watch` makes what sees the rewrites of each graph."""
         return run(
-            self.program,
+            self._now.programs,
             model,
             recurse=recurse,
             guard=guard,

@@ -19,7 +19,7 @@ class _Required:
 REQUIRED: Final = _Required()
 """Stands where a parameter has no default."""
 
-Kind = Literal["overload", "function", "method", "module"]
+Kind = Literal["overload", "function", "method", "module", "hook"]
 
 
 @attrs.frozen
@@ -51,7 +51,7 @@ class Signature:
     functions: tuple[str, ...] = ()
     """Of a module class: what an instance computes, one function after the other."""
     granted: object = attrs.field(default=None, repr=False)
-    """The module class that the caller granted under this path."""
+    """The module class or hook that the caller granted under this path."""
     positional: tuple[Parameter, ...] = attrs.field(init=False, eq=False, repr=False)
     """The parameters that may be given by position."""
     _by_name: Mapping[str, Parameter] = attrs.field(init=False, eq=False, repr=False)

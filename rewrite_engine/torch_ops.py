@@ -65,6 +65,8 @@ def resolve(signature: Signature) -> tuple[str, Any]:
         return "call_function", _overload(path)
     if signature.kind == "method":
         return "call_method", name
+    if signature.kind == "hook":
+        return "call_function", signature.granted
     if signature.kind == "module":
         return "call_module", module_form(signature).kind
     return "call_function", getattr(_MODULES[namespace], name)

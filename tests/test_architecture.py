@@ -16,6 +16,7 @@ LAYERS = (
     ("dsl",),
     (
         "torch_ops",
+        "hooks",
         "module_forms",
         "tensor_types",
         "graph_facts",

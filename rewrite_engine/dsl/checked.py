@@ -419,8 +419,20 @@ class Test:
 
 
 @attrs.frozen
+class Phase:
+    """Rules of a pipeline that run together, by name."""
+
+    once: bool
+    rules: tuple[str, ...]
+
+
+@attrs.frozen
 class RuleFile:
-    """Every rule and test that one load made available, in source order."""
+    """Every rule and test that one load made available, in source order.
+
+    `phases` are those of the file's pipeline, if it has one: it says what is run.
+    """
 
     rules: tuple[Rule, ...]
     tests: tuple[Test, ...] = ()
+    phases: tuple[Phase, ...] = ()

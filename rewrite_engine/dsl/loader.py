@@ -17,8 +17,10 @@ from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.catalog import Catalog, default_catalog
 from rewrite_engine.dsl.checked import RuleFile
 from rewrite_engine.dsl.definitions import check_definition
+from rewrite_engine.dsl.hooks import use_hooks
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.parser import NOTHING_KNOWN, Part, parse, read
+from rewrite_engine.dsl.pipelines import resolve_pipeline
 from rewrite_engine.dsl.resolver import check_name, resolve_rule
 from rewrite_engine.dsl.scanner import MAX_FILE_BYTES
 from rewrite_engine.dsl.scopes import (
@@ -202,19 +204,18 @@ class _Session:
         if not any(found.is_error for found in self.findings.sorted()):
             for diagnostic in validate_rules(rules):
                 self.findings.add(diagnostic)
-        return RuleFile(rules, tests)
+        pipelines = [i for i in unit.items if isinstance(i, nodes.PipelineDef)]
+        return RuleFile(rules, tests, resolve_pipeline(unit.scope, pipelines))
 
     def _add(self, item: nodes.Item, unit: Unit) -> None:
         scope = unit.scope
         match item:
             case nodes.Use():
                 self._use(item, unit)
-            case nodes.UseHooks(module):
-                message = f"`{module}`: hooks cannot be called yet"
-                scope.report("E901", message, item.span)
-            case nodes.PipelineDef(name):
-                message = f"`{name}`: pipelines cannot be run yet"
-                scope.report("E901", message, item.span)
+            case nodes.UseHooks():
+                use_hooks(item, scope)
+            case nodes.PipelineDef():
+                pass  # resolved when all rules are known
             case nodes.TestDef():
                 unit.tests.append((item, scope))
             case _:

@@ -9,11 +9,18 @@ from typing import Literal as OneOf
 import attrs
 
 from rewrite_engine.dsl import nodes
-from rewrite_engine.dsl.checked import CopyMeta, Create, Value
+from rewrite_engine.dsl.checked import Build, CopyMeta, Create, Value
 from rewrite_engine.dsl.conditions import Names
 from rewrite_engine.dsl.names import Entry, NameKind
 from rewrite_engine.dsl.scopes import span_of_name, spans_of_names
-from rewrite_engine.dsl.values import INITIAL, Right, makes_value, may_be_absent
+from rewrite_engine.dsl.values import (
+    INITIAL,
+    Right,
+    is_hook,
+    makes_value,
+    may_be_absent,
+    values_in,
+)
 from rewrite_engine.dsl.walk import names_read, walk
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
@@ -199,6 +206,7 @@ class Statements:
                 message = "what a state was at first is no value of the graph"
                 hint = "it is for `value`, `param`, `buffer` and `<-`"
                 self._report("E406", message, call.span, hint=hint)
+        self._check_no_hook(value)
         for name in sorted(names_read(expr) & self._loose):
             message = f"`{name}` is not stored, so no node of the graph can read it"
             span = self._name_span(expr.span, name)
@@ -206,6 +214,13 @@ class Statements:
             entry = self.right.env.entries[name]
             self._report("E406", message, span, (entry.note(),), hint)
         return value
+
+    def _check_no_hook(self, value: Value) -> None:
+        for part in values_in(value):
+            if isinstance(part, Build) and is_hook(part.operator):
+                message = "a hook is called while rewriting, and never by the graph"
+                hint = "it is for `value`, `param`, `buffer` and `<-`"
+                self._report("E406", message, part.span, hint=hint)
 
     def _is_literal(self, value: Value) -> bool:
         """Whether a value is no graph value although nothing is wrong with it."""

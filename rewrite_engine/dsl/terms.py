@@ -270,6 +270,10 @@ class Left:
             frame.scope.report("E407", message, call.callee.span, hint=hint)
             return Anything(span=frame.place(call.span))
         operands = self._operands(call, frame)
+        if isinstance(target, Operator) and target.spellings[0].kind == "hook":
+            message = f"`{target.name}` is a hook: it is computed, not matched"
+            frame.scope.report("E407", message, call.callee.span)
+            return Anything(span=frame.place(call.span))
         if target is None:
             return Anything(span=frame.place(call.span))
         return self._apply(target, operands, call, frame)

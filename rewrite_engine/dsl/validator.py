@@ -10,20 +10,18 @@ from rewrite_engine.dsl.checked import (
     Build,
     Captured,
     Chain,
-    Choose,
     Create,
     Either,
-    MakeList,
     Others,
     Reemit,
     Reference,
     Rule,
     Term,
-    Value,
     Variable,
 )
 from rewrite_engine.dsl.duplicates import duplicates
 from rewrite_engine.dsl.scopes import span_of_name
+from rewrite_engine.dsl.values import values_in
 from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.source import Span
@@ -74,24 +72,7 @@ def _too_large(rule: Rule) -> Iterator[Diagnostic]:
 
 
 def _builds(create: Create) -> int:
-    pending: list[Value] = [create.value]
-    count = 0
-    while pending:
-        value = pending.pop()
-        count += isinstance(value, Build | Reemit)
-        pending.extend(_parts(value))
-    return count
-
-
-def _parts(value: Value) -> tuple[Value, ...]:
-    match value:
-        case Build(_, arguments):
-            return tuple(argument.value for argument in arguments)
-        case MakeList(items) | Reemit(_, items):
-            return items
-        case Choose(_, then, otherwise):
-            return then, otherwise
-    return ()
+    return sum(isinstance(v, Build | Reemit) for v in values_in(create.value))
 
 
 def _empty_left(rule: Rule) -> Iterator[Diagnostic]:

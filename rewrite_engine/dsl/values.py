@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -296,6 +296,26 @@ def may_be_absent(value: Value) -> bool:
     return any(map(_is_none, ways)) and all(
         _is_none(way) or makes_value(way) or may_be_absent(way) for way in ways
     )
+
+
+def values_in(value: Value) -> Iterator[Value]:
+    """A value and every value inside it."""
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        yield current
+        match current:
+            case Build(_, arguments):
+                pending += [argument.value for argument in arguments]
+            case MakeList(items) | Reemit(_, items):
+                pending += items
+            case Choose(_, then, otherwise):
+                pending += [then, otherwise]
+
+
+def is_hook(operator: Operator | Slot) -> bool:
+    """Whether a callee is a function of the caller's."""
+    return isinstance(operator, Operator) and operator.spellings[0].kind == "hook"
 
 
 def _is_none(value: Value) -> bool:

@@ -128,8 +128,11 @@ class ConcreteLeft:
             self.values[hole] = value
             for node in named:
                 self.values[node] = self._placeholder(f"{node.target}_{number}")
-                found[node].insert(0, self.values[node])
             value = self.value(link)
+            for node in named:
+                # An alternative link may lack it.
+                read = self.values[node] if self.values[node].users else None
+                found[node].insert(0, read)
         self.values.update(found)
         return value
 

@@ -68,6 +68,8 @@ class ConcreteRight:
         if isinstance(old, fx.Node):
             yield pattern, old, self.value(pattern.args[1])
         for index, each in enumerate(old if isinstance(old, list) else ()):
+            if each is None:
+                continue
             names, values = self.names, self.values
             links = {n: v[index] for n, v in names.items() if isinstance(v, list)}
             self.names = {**names, **links}

@@ -50,6 +50,10 @@ class CompiledRule:
         """The rule as written."""
         return self.source.text[self.span.start : self.span.end]
 
+    def running(self, *, once: bool) -> CompiledRule:
+        """The same rule with the strategy that a phase gives it."""
+        return self if self.once is once else attrs.evolve(self, once=once)
+
     @cached_property
     def lists(self) -> tuple[str, ...]:
         """The names that stand for a list, one item for each link of a chain."""

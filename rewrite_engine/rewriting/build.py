@@ -18,7 +18,12 @@ from rewrite_engine.lowering.replacements import REST_OF
 from rewrite_engine.lowering.scope import Unknown
 from rewrite_engine.lowering.symbolic import SYMBOLIC
 from rewrite_engine.matching.match import CapturedCalls, Match, MatchScope
-from rewrite_engine.rewriting.folding import Constant, constant_node_value, fold
+from rewrite_engine.rewriting.folding import (
+    Constant,
+    constant_node_value,
+    fold,
+    fold_hook,
+)
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.state import State, constant_name
 from rewrite_engine.rewriting.state_writes import StateWriter
@@ -364,7 +369,8 @@ class _Builder:
         args = [self._folded(arg) for arg in pattern.args]
         kwargs = {key: self._folded(value) for key, value in pattern.kwargs.items()}
         spelling = self._spelling(operator, args, kwargs)
-        return fold(spelling.target, args, kwargs)
+        is_hook = spelling.signature.kind == "hook"
+        return (fold_hook if is_hook else fold)(spelling.target, args, kwargs)
 
     def _stored(self, pattern: fx.Node, constant: Constant) -> fx.Node:
         """The node of a constant, made when something in the graph first reads it."""

@@ -117,6 +117,7 @@ class Driver:
         self._tallies = {id(rule): _Tally() for rule in program.rules}
         self._order: list[str] = []
         self._entry = set(candidates(program, self.graph))
+        self._fired: set[tuple[int, fx.Node]] = set()
         self._size = len(self.graph.nodes)
 
     # --- sweeps ---
@@ -151,12 +152,17 @@ class Driver:
         for rule in rules_at(self._program, node, self._state.facts):
             if node in self.transaction.detached:
                 return
-            if rule.rule.once and (not first or node not in self._entry):
+            if rule.rule.once and not self._is_new_site(rule, node, first=first):
                 continue
             built = self._try(rule, node)
             if built is not None:
+                self._fired.add((id(rule), node))
                 yield from reversed(self._neighbourhood(built))
                 return
+
+    def _is_new_site(self, rule: RuleProgram, node: fx.Node, *, first: bool) -> bool:
+        """Whether a `once` rule may still be applied: a node of the graph as given."""
+        return first and node in self._entry and (id(rule), node) not in self._fired
 
     def _neighbourhood(self, built: Built) -> list[fx.Node]:
         near = dict.fromkeys(built.created)

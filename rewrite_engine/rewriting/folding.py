@@ -60,6 +60,33 @@ def fold(
     return Constant(exact, dtype)
 
 
+def fold_hook(
+    hook: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Constant:
+    """The result of a caller's function on constants, which it gets in fp64 copies.
+
+    It has the dtype of the first of them, if both are floating point.
+
+    Raises: Refused, if it fails, is no tensor, or turns finite inputs into inf or nan.
+    """
+    inputs = list(_constants((args, kwargs)))
+    try:
+        with torch.no_grad():
+            exact = hook(*_map(args, _copy), **_map(kwargs, _copy))
+    except Exception as error:
+        raise Refused(f"a hook failed: {type(error).__name__}: {error}") from error
+    if not isinstance(exact, torch.Tensor):
+        raise Refused("a hook returned no tensor")
+    dtype = next((v.dtype for v in inputs if v.dtype.is_floating_point), exact.dtype)
+    dtype = dtype if exact.is_floating_point() else exact.dtype
+    _check_finite(exact, dtype, inputs)
+    return Constant(exact.detach(), dtype)
+
+
+def _copy(value: Constant) -> torch.Tensor:
+    return value.exact.clone()
+
+
 def _result_dtype(
     target: Callable[..., Any],
     args: Sequence[Any],

@@ -47,7 +47,7 @@ class Result:
 
 
 def run(
-    program: Program,
+    programs: Sequence[Program],
     model: Model,
     *,
     recurse: bool,
@@ -55,36 +55,47 @@ def run(
     limits: Limits,
     watch: Watcher | None = None,
 ) -> Result:
-    """Apply a program to a model, in place.
+    """Apply programs to a model in place, one after the other, all or none.
 
     Raises: TypeError if it is no model; RewriteError if a limit is reached. Whatever is
     raised, the model is as it was. `watch` makes a watch for each graph.
     """
 
-    def made(state: State) -> Driver:
-        return Driver(program, state, guard, limits, watch(state) if watch else None)
+    def drivers(program: Program) -> list[Driver]:
+        found = states(model, recurse)
+        return [
+            Driver(program, s, guard, limits, watch(s) if watch else None)
+            for s in found
+        ]
 
     # What only the run needs is gone before the collector looks at what is new.
     with paused_gc():
-        return _run(model, map(made, states(model, recurse)))
+        return _run(model, map(drivers, programs))
 
 
-def _run(model: Model, made: Iterable[Driver]) -> Result:
+def _run(model: Model, phases: Iterable[list[Driver]]) -> Result:
     start = time.perf_counter()
-    drivers = list(made)
-    with _all_or_nothing([driver.transaction for driver in drivers]):
-        for driver in drivers:
-            driver.run()
-        for driver in drivers:
-            driver.commit()
-            if driver.modified:
-                _recompile(driver.module, driver.transaction)
+    transactions: list[Transaction] = []
+    reports: list[Report] = []
+    modified: dict[fx.GraphModule, None] = {}
+    with _all_or_nothing(transactions):
+        for drivers in phases:
+            transactions += [driver.transaction for driver in drivers]
+            for driver in drivers:
+                driver.run()
+            for driver in drivers:
+                driver.commit()
+                if driver.modified:
+                    modified[driver.module] = None
+            reports.append(_merge([driver.report(0.0) for driver in drivers]))
+        for module in modified:
+            # The last to be undone first: code is made of the final graph.
+            _recompile(module, transactions[-1])
     seconds = time.perf_counter() - start
-    report = _merge([driver.report(seconds) for driver in drivers])
+    report = attrs.evolve(_joined(reports), seconds=seconds)
     _log.info("%d rewrites in %.1f ms\n%s", report.matches, seconds * 1000, report)
-    modified = any(driver.modified for driver in drivers)
     exported = model if isinstance(model, ExportedProgram) else None
-    return Result(drivers[0].module, modified, report, exported)
+    return Result(drivers[0].module, bool(modified), report, exported)
 
 
 def find(program: Program, model: Model, *, recurse: bool) -> tuple[Match, ...]:
@@ -168,6 +179,15 @@ def _merge(reports: Sequence[Report]) -> Report:
     """One report of several graphs, rule by rule."""
     columns = zip(*(report.rules for report in reports), strict=True)
     return Report(tuple(map(_sum, columns)), reports[0].seconds)
+
+
+def _joined(reports: Sequence[Report]) -> Report:
+    """One report of several phases; a rule that runs in two has one line."""
+    by_name: dict[str, list[RuleReport]] = {}
+    for report in reports:
+        for rule in report.rules:
+            by_name.setdefault(rule.name, []).append(rule)
+    return Report(tuple(_sum(tuple(found)) for found in by_name.values()), 0.0)
 
 
 def _sum(reports: tuple[RuleReport, ...]) -> RuleReport:

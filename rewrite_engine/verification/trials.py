@@ -87,7 +87,7 @@ def rewritten(
     before, after = case.module(values), case.module(values)
     try:
         result = rewrite(
-            subject.program, after, recurse=False, guard=None, limits=Limits()
+            [subject.program], after, recurse=False, guard=None, limits=Limits()
         )
     except RewriteError as error:
         return (str(error),)
