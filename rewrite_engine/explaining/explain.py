@@ -138,9 +138,13 @@ class _Explainer:
                 yield f"{found.message}; {found.hint}"
 
 
-def _rank(miss: NearMiss) -> tuple[float, bool, fx.Node]:
-    """The nearest first; of equals, what is only spelled differently."""
-    return -miss.score, miss.first.kind != "dialect", miss.anchor
+def _rank(miss: NearMiss) -> tuple[float, int, fx.Node]:
+    """The nearest first; of equals, what is only spelled differently first, and last
+    where not even the rule's last operator is there.
+    """
+    first = miss.first
+    elsewhere = first.kind == "operator" and first.nodes[:1] == (miss.anchor,)
+    return -miss.score, 0 if first.kind == "dialect" else 1 + elsewhere, miss.anchor
 
 
 def _concerns(reading: Reading, node: fx.Node) -> bool:

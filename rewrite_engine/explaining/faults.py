@@ -83,6 +83,8 @@ class FaultFinder:
             yield self._one("shared", _other(pattern, env, value, place), place, env)
         elif pattern.op == "placeholder":
             yield self._name(pattern, value, env, place)
+        elif pattern.target is markers.chain:
+            yield self._no_link(pattern, value, env, place)
         elif not isinstance(pattern.target, OperatorPattern):
             yield from self._option(pattern, value, env, place)
         elif not isinstance(value, fx.Node):
@@ -136,6 +138,16 @@ class FaultFinder:
         goals = [(p, v, place) for p, v in zip(items, value, strict=False)]
         skipped = steps_below(list(items[len(value) :]), env) - 1
         yield attrs.evolve(fault, goals=goals, skipped=max(0, skipped))
+
+    def _no_link(self, pattern: fx.Node, value: Any, env: Env, place: Place) -> Fault:
+        """A chain with too few links; what it stands on is looked for at once."""
+        link, _, inner, least = pattern.args
+        wanted = f"at least {least} of `{getattr(link.target, 'name', 'the link')}`"
+        found = _call(value) if isinstance(value, fx.Node) else _found(value, place)
+        message = f"{wanted} is expected, the graph has {found}"
+        nodes = (value,) if isinstance(value, fx.Node) else ()
+        mismatch = Mismatch("missing", message, callee_span(self.rule, link), nodes)
+        return Fault((mismatch,), [(inner, value, place)], {**env, pattern: value})
 
     def _option(
         self, pattern: fx.Node, value: Any, env: Env, place: Place
@@ -268,7 +280,8 @@ class FaultFinder:
         else:
             found = self._at_callee("dialect", related.message, pattern, node)
             found = attrs.evolve(found, hint=related.hint)
-        yield Fault((found,), [], env, steps_below(pattern, env) - 1)
+        skipped = steps_below(pattern, env) - 1
+        yield Fault((found,), [], {**env, pattern: node}, skipped)
         if related is None or related.relation not in ("decomposed", "composite"):
             args = list(node.args)
             yield self._same_operands(pattern, node, args, found, env)
@@ -294,8 +307,8 @@ class FaultFinder:
             if position in given:
                 place = Place(pattern, key, node)
                 goals.append((operand, given[position], place))
-            else:
-                skipped += steps_below(operand, env)
+            elif getattr(operand, "target", None) is not markers.maybe:
+                skipped += max(1, steps_below(operand, env))
         return Fault((found,), goals, {**env, pattern: node}, skipped)
 
     def _extra_call(

@@ -18,19 +18,19 @@ from rewrite_engine.value_text import Symbols, dtype_text, literal_text
 
 def judge_guards(
     rule: CompiledRule, reference: Reference, env: Env
-) -> tuple[int, list[Mismatch], int]:
-    """How many guards hold, what is wrong with those that do not, and how many cannot
-    be asked because a name was not reached.
+) -> tuple[int, list[Mismatch]]:
+    """How many guards hold, and what is wrong with those that do not.
+
+    A guard that reads a name which was not reached cannot be asked, and is no step.
     """
     scope = reference.scope(env)
     reached = _reached(rule, env)
-    held, failed, skipped = 0, [], 0
+    held, failed = 0, []
     for node in rule.matcher_graph.nodes:
         if "guard" not in node.meta:
             continue
         guard: Condition = node.meta["guard"]
         if not guard.reads <= reached:
-            skipped += 1
             continue
         reason = _reason(guard, scope)
         if reason is None:
@@ -39,7 +39,7 @@ def judge_guards(
         else:
             values = _nodes(guard, scope)
             failed.append(Mismatch("guard", reason, node.meta["span"], values))
-    return held, failed, skipped
+    return held, failed
 
 
 def _reached(rule: CompiledRule, env: Env) -> set[str]:

@@ -83,20 +83,26 @@ class _Search:
     def run(self) -> Reading:
         root = self._roots[0]
         self._push(Reading(((root, self.anchor, Place(root)),), {}, roots=1))
-        best: Reading | None = None
+        found: list[Reading] = []
         for _ in range(BUDGET):
+            if not self._ends or (found and self._ends[0][0] > found[0].cost):
+                break
             reading = heapq.heappop(self._ends)[-1]
             if reading.judged:
-                return reading
-            if not reading.goals and reading.roots == len(self._roots):
-                self._push(self._judge(reading))
-                best = best or reading
-            elif reading.goals:
-                self._continue(reading)
+                found.append(reading)
             else:
-                self._begin_root(reading)
-        # Too many ways: take one that is complete, or the furthest.
-        return self._judge(best or min(self._ends)[-1])
+                self._advance(reading)
+        # Too many ways: take what has come furthest.
+        found = found or [self._judge(min(self._ends)[-1])]
+        return max(found, key=lambda reading: reading.held)
+
+    def _advance(self, reading: Reading) -> None:
+        if reading.goals:
+            self._continue(reading)
+        elif reading.roots < len(self._roots):
+            self._begin_root(reading)
+        else:
+            self._push(self._judge(reading))
 
     def _push(self, reading: Reading) -> None:
         # Among equals the furthest first, so that what holds is read straight through.
@@ -128,11 +134,11 @@ class _Search:
             self._push(_failed(reading, self.finder.no_root(root, reading.env), []))
 
     def _judge(self, reading: Reading) -> Reading:
-        held, failed, skipped = judge_guards(self.rule, self.reference, reading.env)
+        held, failed = judge_guards(self.rule, self.reference, reading.env)
         return attrs.evolve(
             reading,
             held=reading.held + held,
-            cost=reading.cost + len(failed) + skipped,
+            cost=reading.cost + len(failed),
             mismatches=(*reading.mismatches, *failed),
             judged=True,
         )

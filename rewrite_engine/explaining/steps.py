@@ -84,6 +84,9 @@ def _inner(pattern: fx.Node) -> list[Any]:
         return [*pattern.args, *pattern.kwargs.values()]
     if pattern.target is markers.captured:
         return [pattern.args[1]]
+    if pattern.target is markers.chain:
+        link, _, inner, least = pattern.args
+        return [link, inner] if least else [inner]
     if pattern.target is markers.either:
         return [pattern.args[0]]
     if pattern.target is markers.skippable:

@@ -426,10 +426,20 @@ def near_miss(seed: int) -> tuple[str, RuleSet, fx.GraphModule, Expected]:
         p.sizes = (2,)
     TEMPLATES[template](p)
     expected = BREAKS[template][kind](p)
+    _add_decoy(p, template)
     if template == "attention" and kind == "guard":
         expected = attrs.evolve(expected, kinds=("guard",))
     rules = loads(TEXTS[template], f"{template}.rules")
     return f"{template}: {kind}", rules, p.done(), expected
+
+
+def _add_decoy(p: Planted, template: str) -> None:
+    """The same again with two things broken, before or after the near miss."""
+    decoy = attrs.evolve(p, calls={}, results=[])
+    TEMPLATES[template](decoy)
+    for kind in ("literal", "operator"):
+        BREAKS[template][kind](decoy)
+    p.results.extend(decoy.results)
 
 
 def intact(template: str, seed: int) -> tuple[RuleSet, fx.GraphModule]:

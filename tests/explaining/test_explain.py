@@ -177,6 +177,34 @@ def _ends(span: Any) -> tuple[int, int]:
     return span.start, span.end
 
 
+def chained(*targets: Any) -> fx.GraphModule:
+    def body(f: Any, x: fx.Node, *_: fx.Node) -> fx.Node:
+        for target in targets:
+            x = f(target.default, (x,))
+        return x
+
+    return graph_of(body)
+
+
+def test_a_chain_without_a_link() -> None:
+    rules = loads("rule r { z = sigmoid(relu^+(tanh(x))) => z' = sigmoid(x) }")
+    assert engine.find(chained(aten.tanh, aten.relu, aten.relu, aten.sigmoid), rules)
+    gm = chained(aten.tanh, aten.sigmoid)
+    miss = engine.explain(gm, rules).near_misses[0]
+    assert (miss.held, miss.steps) == (2, 3)
+    assert miss.first.message == (
+        "at least 1 of `relu` is expected, the graph has "
+        "`aten.tanh.default` (`%tanh_default`)"
+    )
+
+
+def test_a_chain_with_a_wrong_link() -> None:
+    rules = loads("rule r { z = sigmoid(relu^*(tanh(x))) => z' = sigmoid(x) }")
+    gm = chained(aten.tanh, aten.relu, aten.exp, aten.relu, aten.sigmoid)
+    miss = engine.explain(gm, rules).near_misses[0]
+    assert [node.name for node in miss.first.nodes][:1] == ["exp_default"]
+
+
 def test_one_rule_is_explained_on_request() -> None:
     rules = loads(
         """
