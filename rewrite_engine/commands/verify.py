@@ -25,6 +25,8 @@ def register(commands: Subparsers) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="path, or library")
     text = "variations tried for each rule, beside all of its instances"
     parser.add_argument("--trials", type=_natural, default=200, metavar="N", help=text)
+    text = "run at most so many instances of a rule; by default all"
+    parser.add_argument("--instances", type=_natural, metavar="N", help=text)
     parser.add_argument(
         "--seed", type=_natural, default=0, metavar="N", help="of the random values"
     )
@@ -40,7 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     passed = True
     for path in paths:
         rules = engine.load(path)
-        found = engine.verify(rules, trials=arguments.trials, seed=arguments.seed)
+        found = engine.verify(
+            rules,
+            trials=arguments.trials,
+            most_instances=arguments.instances,
+            seed=arguments.seed,
+        )
         out.print(str(path))
         _print(found, out)
         passed = passed and found.passed

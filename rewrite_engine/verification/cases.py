@@ -7,6 +7,7 @@ assumed: a call that raises makes the choice unsuitable.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -27,12 +28,15 @@ from torch.utils import _pytree as pytree
 from rewrite_engine.dsl import nodes
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.lowering.scope import Unknown
 from rewrite_engine.signatures import Parameter
 from rewrite_engine.verification.literals import literals_of
 from rewrite_engine.verification.operands import (
+    Demands,
     Operand,
     Sizes,
     elementwise,
+    operands_demanded,
     operands_of,
 )
 from rewrite_engine.verification.samples import RANDOM, sample
@@ -212,9 +216,21 @@ class _Builder:
     fakes: FakeTensorMode = attrs.field(factory=FakeTensorMode)
     sizes: dict[str, int] = attrs.field(factory=dict)
     """Dimensions that guards have named so far."""
+    solving: set[str] = attrs.field(factory=set)
     generator: torch.Generator = attrs.field(
         factory=lambda: torch.Generator().manual_seed(0)
     )
+
+    demands: Demands = attrs.field(init=False)
+    """What the calls that read a node of the instance need it to be."""
+
+    @demands.default
+    def _all_demands(self) -> Demands:
+        calls = {
+            node: (_name(s), s.signature.bind(node.args, node.kwargs) or {})
+            for node, s in self.instance.spellings.items()
+        }
+        return operands_demanded(self.instance.left, calls, self.choice.sizes)
 
     def build(self) -> Case:
         for node in self.instance.left.nodes:
@@ -299,45 +315,81 @@ class _Builder:
         ]
         for source, parameter in free:
             if self._is_literal(source, parameter):
-                value = self._literal(source, parameter)
+                value = self._literal(str(source.target), parameter, arguments)
                 self.new[source] = self.run[source] = value
         for source, parameter in free:
             if source not in self.run:
-                operand = self._operand(node, parameter, spelling, arguments)
-                self._make(str(source.target), source, operand)
+                operand = self._operand(node, source, parameter, arguments)
+                self._make(source, operand)
 
     def _is_literal(self, source: fx.Node, parameter: Parameter) -> bool:
         role = self.subject.role(str(source.target))
         return role == "literal" or (role is None and not parameter.takes_tensor)
 
-    def _literal(self, source: fx.Node, parameter: Parameter) -> Any:
-        name = str(source.target)
-        if name in self.choice.literals:
-            return self.choice.literals[name]
+    def _literal(
+        self, name: str, parameter: Parameter, arguments: Mapping[str, Any]
+    ) -> Any:
+        for known in (name, parameter.name):
+            # What a rule leaves open follows a literal of the same name: `eps`, `$eps`.
+            with contextlib.suppress(Unknown):
+                return self._solved(known)
+        if parameter.name == "block_size":  # one block, the whole operand
+            return list(self._known(arguments)["input"].shape)
         found = literals_of(parameter)
         if not found:
             raise Unsuitable(f"no literal is known for `{name}`")
         return found[0]
 
+    def value_of(self, name: str) -> Any:
+        """What a name of the rule stands for, made if need be. Raises: Unknown."""
+        inputs = self.instance.left.find_nodes(op="placeholder")
+        source = next((n for n in inputs if n.target == name), None)
+        if source in self.demands and source not in self.run:
+            self._make(source, self.demands[source])
+        source = source or self.instance.calls.get(name)
+        if source in self.run:
+            return self.run[source]
+        for pattern in self.instance.operators.values():
+            if pattern.is_slot and name in pattern.literals[self.instance.row]:
+                return pattern.literals[self.instance.row][name]
+        return self._solved(name)
+
+    def _solved(self, name: str) -> Any:
+        if name in self.choice.literals:
+            return self.choice.literals[name]
+        if name in self.solving:
+            raise Unknown(name)
+        self.solving.add(name)
+        try:
+            for equation in self.subject.equations(name):
+                with contextlib.suppress(Unknown):
+                    return equation.solve(_Known(self))
+        finally:
+            self.solving.discard(name)
+        raise Unknown(name)
+
     def _operand(
         self,
         node: fx.Node,
+        source: fx.Node,
         parameter: Parameter,
-        spelling: Spelling,
         arguments: dict[str, Any],
     ) -> Operand:
-        """An operand that fits what is known of a call."""
+        """An operand that fits what is known of a call, and of its other readers."""
+        spelling, sizes = self.instance.spellings[node], self.choice.sizes
         known = self._known(arguments)
         # Operands may depend on options that are at their defaults.
         defaults = {p.name: p.default for p in spelling.signature.parameters}
         given = {**defaults, **known, **self._options(node, spelling)}
         try:
-            operands = operands_of(_name(spelling), given, self.choice.sizes)
+            operands = operands_of(_name(spelling), given, sizes)
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise Unsuitable(f"no operand fits: {error}") from error
-        return operands.get(parameter.name) or elementwise(known, self.choice.sizes)
+        found = operands.get(parameter.name) or self.demands.get(source)
+        return found or elementwise(known, sizes)
 
-    def _make(self, name: str, source: fx.Node, operand: Operand) -> None:
+    def _make(self, source: fx.Node, operand: Operand) -> None:
+        name = str(source.target)
         operand = self._as_demanded(name, operand)
         tensor = Tensor(operand, self._dtype(name, operand), self.choice.layout)
         self.tensors[name] = tensor
@@ -407,6 +459,16 @@ class _Builder:
                     )
                 case _:
                     yield _default_size(self.choice, i)
+
+
+@attrs.frozen(eq=False)
+class _Known:
+    """The scope of expressions of a rule while a case is built."""
+
+    builder: _Builder
+
+    def value(self, name: str) -> Any:
+        return self.builder.value_of(name)
 
 
 def _default_size(choice: Choice, position: int) -> int:

@@ -17,7 +17,7 @@ from rewrite_engine.rule_tests import run_test
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.verification.cases import Case, Choice, Unsuitable, build_case
 from rewrite_engine.verification.examples import with_examples
-from rewrite_engine.verification.plans import first_choices, variations
+from rewrite_engine.verification.plans import first_choices, spread, variations
 from rewrite_engine.verification.report import GuardCoverage
 from rewrite_engine.verification.samples import RANDOM
 from rewrite_engine.verification.subject import Subject
@@ -91,9 +91,7 @@ def _fails(mutant: Subject, case: Case, number: int, seed: int) -> bool:
 def _cases(mutant: Subject, rules: RuleSet) -> Iterator[Case]:
     """Cases of instances from all over the rule, and without recorded values."""
     mutant = with_examples(mutant, rules.tests)
-    instances = mutant.compiled.instances()
-    step = max(1, len(instances) // _INSTANCES)
-    chosen = instances[::step]
+    chosen = spread(mutant.compiled.instances(), _INSTANCES)
     for instance in chosen:
         for choice in first_choices(mutant, instance):
             try:

@@ -22,6 +22,7 @@ _BY_NAME: Final[Mapping[str, tuple[Any, ...]]] = {
     "start_dim": (0, 1),
     "end_dim": (-1, 1),
     "alpha": (1, 2),
+    "dtype": (torch.int8, torch.float32, torch.float64),
     "scale": (0.1, 0.5),
     "zero_point": (0, 3),
     "quant_min": (-128, -127),

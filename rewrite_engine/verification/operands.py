@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 import torch
+from torch import fx
 
 Content: TypeAlias = Literal[
     "any",
@@ -58,6 +59,12 @@ class Operand:
 Arguments: TypeAlias = Mapping[str, Any]
 """The arguments of a call by parameter name, those that are known so far."""
 
+Names: TypeAlias = Mapping[fx.Node, tuple[str, Arguments]]
+"""The operators of calls, and their arguments by parameter name."""
+
+Demands: TypeAlias = Mapping[fx.Node, Operand]
+"""What the values of nodes must be."""
+
 _Rule: TypeAlias = Callable[[Arguments, Sizes], Mapping[str, Operand]]
 
 
@@ -69,6 +76,34 @@ def operands_of(operator: str, given: Arguments, sizes: Sizes) -> Mapping[str, O
     """
     rule = _RULES.get(operator)
     return {} if rule is None else rule(given, sizes)
+
+
+def operands_demanded(graph: fx.Graph, names: Names, sizes: Sizes) -> Demands:
+    """What the values of a graph must be for the calls that read them.
+
+    `names` gives the operator of each call and its arguments by parameter name. What an
+    elementwise call must give, its operands must be.
+    """
+    demands: dict[fx.Node, Operand] = {}
+    for node in reversed(graph.nodes):
+        if node not in names:
+            continue
+        operator, arguments = names[node]
+        try:
+            operands = operands_of(operator, _literals(arguments), sizes)
+        except (LookupError, TypeError, ValueError, ArithmeticError):
+            continue
+        for name, value in arguments.items():
+            demand = operands.get(name)
+            if node in demands and (operator in _KEEPING or not operands):
+                demand = demands[node] if operator not in _RESHAPING else None
+            if isinstance(value, fx.Node) and demand is not None:
+                demands.setdefault(value, demand)
+    return demands
+
+
+def _literals(arguments: Arguments) -> Arguments:
+    return {k: v for k, v in arguments.items() if not isinstance(v, fx.Node)}
 
 
 def elementwise(given: Arguments, sizes: Sizes) -> Operand:
@@ -128,7 +163,8 @@ def _channelwise(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
     """A normalization with a value a channel."""
     x = _first(given, "input")
     shape = sizes.shape if x is None else tuple(x.shape)
-    channels = (shape[1],)
+    # What is normalized is mostly what a layer puts out.
+    channels = (sizes.outputs if x is None else shape[1],)
     return {
         "input": Operand(shape),
         **dict.fromkeys(("weight", "bias"), Operand(channels)),
@@ -251,3 +287,22 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "quantize_per_channel": _per_channel(integers=False),
     "dequantize_per_channel": _per_channel(integers=True),
 }
+
+_KEEPING: Final = frozenset(
+    {
+        "quantize_per_tensor",
+        "dequantize_per_tensor",
+        "quantize_per_channel",
+        "dequantize_per_channel",
+    }
+)
+"""Operators whose result has the shape of their input."""
+
+_RESHAPING: Final = frozenset(
+    {
+        *("reshape", "view", "permute", "transpose", "flatten", "squeeze"),
+        *("unsqueeze", "expand", "cat", "stack", "getitem", "sum", "mean"),
+        *("amax", "amin", "t", "select", "slice", "prod"),
+    }
+)
+"""Operators that are neither elementwise nor known."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import torch
@@ -15,6 +15,8 @@ from rewrite_engine.verification.cases import Choice
 from rewrite_engine.verification.literals import literals_of
 from rewrite_engine.verification.operands import Sizes
 from rewrite_engine.verification.subject import Subject
+
+_Item = TypeVar("_Item")
 
 _RANKS: Final = (4, 3, 2, 5, 1, 0)
 _DTYPES: Final = (
@@ -34,7 +36,11 @@ _MOST_COMBINATIONS: Final = 200
 def first_choices(subject: Subject, instance: Instance) -> Iterator[Choice]:
     """Choices that may make the rule fire, likely ones first."""
     domains = subject.domains(instance)
-    typical = {name: values[0] for name, values in domains.items() if values}
+    typical = {
+        name: values[0]
+        for name, values in domains.items()
+        if values and not any(True for _ in subject.equations(name))
+    }
     examples = sorted(subject.examples, key=lambda e: e.row != instance.row)
     for example in examples:
         shown = {k: v for k, v in example.literals.items() if k in domains}
@@ -46,6 +52,13 @@ def first_choices(subject: Subject, instance: Instance) -> Iterator[Choice]:
     for literals in islice(others, _MOST_COMBINATIONS):
         for rank in (4, 2):
             yield Choice(sizes=Sizes(rank=rank), literals=literals)
+
+
+def spread(items: Sequence[_Item], most: int | None) -> Sequence[_Item]:
+    """At most so many of the items, from all over them."""
+    if most is None or len(items) <= most:
+        return items
+    return [items[i * len(items) // most] for i in range(most)]
 
 
 def _combinations(

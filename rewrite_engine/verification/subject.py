@@ -12,11 +12,11 @@ from torch import fx
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked, nodes
 from rewrite_engine.lowering import markers
-from rewrite_engine.lowering.guards import Condition
+from rewrite_engine.lowering.guards import Condition, compile_expr
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.lowering.patterns import below
 from rewrite_engine.lowering.rule import CompiledRule, compile_rule
-from rewrite_engine.lowering.scope import Unknown
+from rewrite_engine.lowering.scope import Evaluate, Unknown
 from rewrite_engine.matching.automaton import build_program
 from rewrite_engine.matching.program import Program
 from rewrite_engine.verification.literals import literals_of
@@ -90,17 +90,58 @@ class Subject:
             found |= {str(n.target) for n in below(root) if n.op == "placeholder"}
         return frozenset(found)
 
+    def equations(self, name: str) -> Iterator[Equation]:
+        """What a literal may be computed from, where guards compare it."""
+        for expr in _parts(guard.expr for guard in self.rule.guards):
+            if isinstance(expr, nodes.Compare) and expr.operator == "==":
+                for left, right in ((expr.left, expr.right), (expr.right, expr.left)):
+                    factor = _cofactor(left, name)
+                    if factor is not None and not isinstance(right, nodes.Constant):
+                        yield Equation(compile_expr(right), compile_expr(factor))
+
     def domains(self, instance: Instance) -> dict[str, tuple[Any, ...]]:
         """The literals worth trying for each literal input of an instance."""
         compared = _compared(self.rule)
         found: dict[str, tuple[Any, ...]] = {}
         for name, parameter in _literal_inputs(self, instance):
+            if self.role(name) is None and self.role(parameter.name) == "literal":
+                continue  # it follows the one that has its name
             examples = [e for e in self.examples if name in e.literals]
             examples.sort(key=lambda e: e.row != instance.row)
             known = [example.literals[name] for example in examples]
             values = [*known, *literals_of(parameter), *compared.get(name, ())]
             found[name] = tuple({(type(v), repr(v)): v for v in values}.values())
         return found
+
+
+@attrs.frozen
+class Equation:
+    """A literal is `product / factor`; lists have the factor 1."""
+
+    product: Evaluate
+    factor: Evaluate
+
+    def solve(self, scope: Any) -> Any:
+        """The literal. Raises: Unknown."""
+        product, factor = self.product(scope), self.factor(scope)
+        if factor == 1:
+            return product
+        if not factor or product % factor:
+            raise Unknown("no whole number")
+        return product // factor
+
+
+def _cofactor(expr: nodes.Expr, name: str) -> nodes.Expr | None:
+    """What a literal is multiplied with in a product that holds it once."""
+    match expr:
+        case nodes.LiteralName(id) if id == name:
+            return nodes.Constant(1)
+        case nodes.Infix("*", left, right):
+            for one, other in ((left, right), (right, left)):
+                rest = _cofactor(one, name)
+                if rest is not None:
+                    return nodes.Infix("*", rest, other)
+    return None
 
 
 def _literal_inputs(subject: Subject, instance: Instance) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -20,7 +20,7 @@ from rewrite_engine.verification.cases import Choice, Unsuitable, build_case
 from rewrite_engine.verification.examples import with_examples
 from rewrite_engine.verification.guards import GuardFindings, guard_coverage
 from rewrite_engine.verification.inputs import missing_inputs
-from rewrite_engine.verification.plans import first_choices, variations
+from rewrite_engine.verification.plans import first_choices, spread, variations
 from rewrite_engine.verification.programs import program_of
 from rewrite_engine.verification.report import RuleVerification, Verification
 from rewrite_engine.verification.samples import RANDOM
@@ -39,16 +39,26 @@ _MOST_WRONG = 3
 """Counterexamples of one rule, after which it is left."""
 
 
-def verify(rules: RuleSet, *, trials: int = 200, seed: int = 0) -> Verification:
+def verify(
+    rules: RuleSet,
+    *,
+    trials: int = 200,
+    most_instances: int | None = None,
+    seed: int = 0,
+) -> Verification:
     """Run every instance of every rule before and after the engine has rewritten it.
 
     Each instance runs on all kinds of values, in one set of types, shapes and literals;
-    then up to `trials` variations of them a rule are run as well. See
-    `RuleVerification` for what is counted.
+    then up to `trials` variations of them a rule are run as well. `most_instances` runs
+    that many instances of a rule, chosen from all over it. See `RuleVerification` for
+    what is counted.
     """
     start = time.perf_counter()
     with _quiet():
-        found = tuple(_verify(rule, rules, trials, seed) for rule in rules.file.rules)
+        found = tuple(
+            _verify(rule, rules, trials, most_instances, seed)
+            for rule in rules.file.rules
+        )
     return Verification(found, time.perf_counter() - start)
 
 
@@ -71,10 +81,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _verify(
-    rule: checked.Rule, rules: RuleSet, trials: int, seed: int
+    rule: checked.Rule, rules: RuleSet, trials: int, most: int | None, seed: int
 ) -> RuleVerification:
     subject = with_examples(Subject.of(rule), rules.tests)
-    session = _Session(subject, seed)
+    session = _Session(subject, seed, spread(subject.compiled.instances(), most))
     session.run(trials)
     wrong = [shrunk(subject, found) for found in session.wrong[:1]]
     # A rule that is wrong as it is, or never fires, needs no guard to be wrong.
@@ -107,7 +117,7 @@ class _Session:
 
     subject: Subject
     seed: int
-    instances: tuple[Instance, ...] = attrs.field(init=False)
+    instances: Sequence[Instance]
     run_instances: int = 0
     trials: int = 0
     fired: int = 0
@@ -115,9 +125,6 @@ class _Session:
     wrong: list[Counterexample] = attrs.field(factory=list)
     missing: list[tuple[Instance, str]] = attrs.field(factory=list)
     """Instances that never fired, and why not."""
-
-    def __attrs_post_init__(self) -> None:
-        self.instances = self.subject.compiled.instances()
 
     def run(self, trials: int) -> None:
         """Every instance, then its share of the variations."""
