@@ -54,7 +54,7 @@ def verify(
     what is counted.
     """
     start = time.perf_counter()
-    with _quiet():
+    with quiet():
         found = tuple(
             _verify(rule, rules, trials, most_instances, seed)
             for rule in rules.file.rules
@@ -63,7 +63,7 @@ def verify(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """On one thread, which is faster for small tensors, and without torch's warnings
     and logs about odd arguments, which are tried on purpose.
     """
