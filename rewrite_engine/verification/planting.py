@@ -54,8 +54,8 @@ class Planted:
 
     rules: RuleSet
     rule: str
-    module: fx.GraphModule
-    inputs: tuple[torch.Tensor, ...]
+    module: fx.GraphModule = attrs.field(repr=False)
+    inputs: tuple[torch.Tensor, ...] = attrs.field(repr=False)
     tolerance: float
 
     def check(self) -> int:
