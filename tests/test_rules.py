@@ -54,6 +54,15 @@ def test_every_rule_fires_in_one_test_and_not_in_another(path: Path) -> None:
         assert mine - {0} or path.stem in ON_OBSERVED_GRAPHS, rule.name
 
 
+def test_the_readme_counts_the_lines_of_the_qat_rules() -> None:
+    files = [path for path in LIBRARIES if path.stem in ("qat_fuse", "qat_fold")]
+    rules = [path.read_text().partition("\ntest ")[0] for path in files]
+    lines = [line for text in rules for line in text.splitlines()]
+    code = [line for line in lines if line.strip() and not line.startswith("#")]
+    readme = (rules_directory().parent / "README.md").read_text()
+    assert f"the two files have {len(code)} lines" in readme
+
+
 def test_a_failing_test_says_what_happened() -> None:
     from rewrite_engine import loads
 

@@ -371,13 +371,20 @@ class Left:
             self._size += 1
             term, hole = self._expand(pattern, value, frame)
             if value.optional and hole is not None:
-                term = _either((term, hole), frame.place(value.span))
+                # What is not there is not captured: the name is absent, too.
+                return _either((self._captured(expr, term, hole, frame), hole), span)
         else:
             term = self.term(value, frame)
             hole = term.inner if isinstance(term, Chain) else None
         if hole is None and not _is_call(value):
             message = "a capture names a call: `N@relu(x)`"
             frame.scope.report("E403", message, expr.span)
+        return self._captured(expr, term, hole, frame)
+
+    def _captured(
+        self, expr: nodes.Capture, term: Term, hole: Term | None, frame: Frame
+    ) -> Captured:
+        span = frame.place(expr.span)
         if frame.expanding:
             return Captured(self._local(expr.id, frame), term, hole, span=span)
         return self._declare_capture(Captured(expr.id, term, hole, span=span), frame)

@@ -144,7 +144,7 @@ class _MatcherBuilder:
         node = self.graph.create_node(
             "call_function", markers.captured, args, name=f"capture_{name}"
         )
-        node.meta["names"] = [name]
+        node.meta.update(names=[name], optional=name in self.rule.optional)
         return node
 
     def _chain(self, term: checked.Chain) -> fx.Node:

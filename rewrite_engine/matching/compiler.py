@@ -137,7 +137,6 @@ class RuleCompiler:
             name: lists.get(slot, slot)
             for node, slot in self.slots.items()
             for name in node.meta.get("names", ())
-            if node.target is not markers.captured
         }
 
     def _captures(self) -> Iterator[tuple[str, CaptureLayout]]:

@@ -63,6 +63,13 @@ def rule(left: str, right: str = "z' = relu(x)", header: str = "") -> RuleSet:
     return loads(f"{header}\nrule r {{ {left} => {right} }}")
 
 
+TWICE = "pattern twice(v) = mul(v, 2.0)"
+
+
+def _scaled(f: Any, x: Any) -> Any:
+    return f(aten.mul.Tensor, (x, 2.0))
+
+
 CASES: list[tuple[str, RuleSet, Body, int]] = [
     (
         "positional, keyword and default spell the same call",
@@ -86,6 +93,24 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         lambda f, x, y, _: (
             f(aten.mul.Tensor, (x, x)),
             f(aten.mul.Tensor, (x, y)),
+        ),
+        1,
+    ),
+    (
+        "an optional capture is absent where only its operand is",
+        rule("y = neg(N@twice?(x))  z = relu(y)  where not N", header=TWICE),
+        lambda f, x, y, _: (
+            f(aten.relu.default, (f(aten.neg.default, (x,)),)),
+            f(aten.relu.default, (f(aten.neg.default, (_scaled(f, x),)),)),
+        ),
+        2,
+    ),
+    (
+        "an optional capture is there where its pattern is",
+        rule("z = neg(N@twice?(x))  where N", "z' = N(relu(x))", header=TWICE),
+        lambda f, x, y, _: (
+            f(aten.neg.default, (x,)),
+            f(aten.neg.default, (_scaled(f, x),)),
         ),
         1,
     ),

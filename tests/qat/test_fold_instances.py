@@ -1,0 +1,186 @@
+"""Every concrete pair of the rules that fold, run on random tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+
+from rewrite_engine import load, loads
+from rewrite_engine.assets import rules_directory
+from rewrite_engine.lowering.instances import Instance
+from rewrite_engine.ruleset import RuleSet
+
+pytest.importorskip("torchao.quantization.quant_primitives")
+
+INPUTS, OUTPUTS, EPS = 4, 6, 1e-3
+LIMITS = {"quant_min": -(2**31), "quant_max": 2**31 - 1}
+
+
+def _layer(instance: Instance) -> tuple[str, int]:
+    """The operator that is folded into, and the rank of its weight."""
+    target = instance.calls["y"].target
+    name = target.__name__.split(".")[0]
+    rank = re.search(r"(\d)d", name)
+    return name, 2 if rank is None else int(rank[1]) + 2
+
+
+def _tensors(instance: Instance, dtype: torch.dtype) -> dict[str, Any]:
+    """Tensors and literals for the placeholders that a rule names."""
+    name, rank = _layer(instance)
+    groups, kernel = _groups(instance), [3] * (rank - 2)
+    shape = [OUTPUTS, INPUTS // groups, *kernel]
+    if "transpose" in name:
+        shape = [INPUTS, OUTPUTS // groups, *kernel]
+    torch.manual_seed(0)
+    channels = {n: torch.randn(OUTPUTS, dtype=dtype) for n in ("b", "beta", "mean")}
+    gamma = torch.rand(OUTPUTS, dtype=dtype) + 0.5
+    if "ne_scalar" in instance.matcher.code:
+        gamma[0] = 0.0
+    axis = 1 if "transpose" in name else 0
+    return channels | {
+        "x": torch.randn(3, INPUTS, *[5] * (rank - 2), dtype=dtype),
+        "w": torch.randn(shape, dtype=dtype),
+        "gamma": gamma,
+        "var": torch.rand(OUTPUTS, dtype=dtype) + 0.5,
+        "eps": EPS,
+        "rows": [-1 if i == axis else 1 for i in range(rank)],
+        "columns": [-1 if i == 1 else 1 for i in range(rank)],
+        "groups": groups,
+        "each": shape[1],
+        "kernel": 3 ** (rank - 2),
+        "joined": shape,
+    }
+
+
+def _groups(instance: Instance) -> int:
+    """Two, unless the layer has none or the scale is that of a single one."""
+    name, _ = _layer(instance)
+    is_single = "transpose" in name and "rows" in _placeholders(instance.matcher)
+    return 1 if name == "linear" or is_single else 2
+
+
+def _placeholders(module: torch.fx.GraphModule) -> list[str]:
+    return [str(n.target) for n in module.graph.find_nodes(op="placeholder")]
+
+
+def _argument(name: str, known: dict[str, Any], axis: int) -> Any:
+    """The value of an operand that a rule leaves open, by its parameter's name."""
+    if name in known:
+        return known[name]
+    if name.startswith("z_"):
+        return {"z_training": False, "z_momentum": 0.1, "z_eps": EPS}.get(name, False)
+    # The pair of the output is the last one, and sees the largest values.
+    of_bias = bool(re.search(r"_[12]_", name))
+    channels = OUTPUTS if of_bias else known["w"].shape[axis]
+    per_channel, affine = "per_channel" in name, "affine" in name
+    scale: Any = 1e-6 if of_bias else 0.01
+    zero: Any = 0
+    if per_channel or affine:
+        count = channels if per_channel else 1
+        scale = torch.full((count,), scale)
+        zero = torch.zeros(count, dtype=torch.int64)
+    shape = list(known["b" if of_bias else "w"].shape)
+    options = LIMITS | {
+        "scales": scale,
+        "scale": scale,
+        "zero_points": zero,
+        "zero_point": zero,
+        "axis": 0 if of_bias else axis,
+        "block_size": shape,
+        "dtype": torch.int32,
+        "output_dtype": torch.int32,
+        "input_dtype": torch.int32,
+    }
+    return next(v for key, v in options.items() if name.endswith(f"_{key}"))
+
+
+def _run(module: torch.fx.GraphModule, given: dict[str, Any]) -> torch.Tensor:
+    (result,) = module(*(given[name] for name in _placeholders(module)))
+    return result
+
+
+def _arguments(instance: Instance, dtype: torch.dtype) -> dict[str, Any]:
+    name, _ = _layer(instance)
+    known = _tensors(instance, dtype)
+    axis = 1 if "transpose" in name else 0
+    names = _placeholders(instance.matcher)
+    return {n: _argument(n, known, axis) for n in names}
+
+
+def _with_groups(instance: Instance) -> None:
+    """Give the layers of both sides the groups that their weights are made for."""
+    name, groups = _layer(instance)[0], _groups(instance)
+    if groups == 1:
+        return
+    for module in (instance.matcher, instance.replacement):
+        for node in module.graph.nodes:
+            if node.op == "call_function" and name in str(node.target):
+                node.update_kwarg("groups", groups)
+        module.recompile()
+
+
+def _assert_right(instances: Iterable[Instance]) -> None:
+    for instance in instances:
+        _with_groups(instance)
+        given = _arguments(instance, torch.float32)
+        expected, found = (
+            _run(module, given) for module in (instance.matcher, instance.replacement)
+        )
+        torch.testing.assert_close(
+            found, expected, rtol=1e-4, atol=1e-4, msg=instance.matcher.code
+        )
+
+
+# Three forms of the scale, with or without beta; the weight, the bias and the output
+# each quantized in a form of its own, or not; 7 layers and 3 `padding` overloads, the
+# transposed ones with groups or without.
+
+
+FORMS = {
+    "per_tensor": "per_tensor(v)",
+    "per_channel": "dequantize_per_channel(quantize_per_channel(v, ..), ..)",
+    "affine": "dequantize_affine(quantize_affine(v, ..), ..)",
+}
+
+
+def _with_one_form(form: str) -> RuleSet:
+    """The shipped rules, with one form of q/dq pairs instead of three."""
+    text = (rules_directory() / "qat_fold.rules").read_text()
+    start = text.index("pattern fake_quantized(v)")
+    end = text.index("\n\n", start)
+    return loads(f"{text[:start]}pattern fake_quantized(v) = {FORMS[form]}{text[end:]}")
+
+
+def test_every_instance_with_one_form_of_pairs_is_right():
+    instances = _with_one_form("per_tensor")["fold_conv_bn"].instances()
+    assert len(instances) > 900
+    _assert_right(instances)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["per_channel", "affine"])
+def test_every_instance_with_another_form_is_right(form):
+    _assert_right(_with_one_form(form)["fold_conv_bn"].instances())
+
+
+@pytest.mark.long
+def test_every_instance_of_the_qat_fold_rule_is_right():
+    instances = load("qat_fold")["fold_conv_bn"].instances()
+    assert len(instances) > 2_000
+    _assert_right(instances)
+
+
+def test_every_instance_of_the_bn_fold_rule_is_exact_in_fp64():
+    instances = load("bn_fold")["fold_batch_norm"].instances()
+    for instance in instances:
+        _with_groups(instance)
+        given = _arguments(instance, torch.float64)
+        expected, found = (
+            _run(module, given) for module in (instance.matcher, instance.replacement)
+        )
+        torch.testing.assert_close(expected, found, rtol=1e-12, atol=1e-12)
+    assert len(instances) >= 8 * 10  # bias, gamma and beta; the layers
