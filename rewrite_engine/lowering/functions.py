@@ -70,7 +70,7 @@ def _sibling_readers(scope: Scope, value: Any, name: str) -> int:
 
 def _is_positive(scope: Scope, value: Any) -> bool:
     held = scope.facts.constant(value) if isinstance(value, fx.Node) else None
-    if held is None:
+    if held is None or held.is_meta or held.is_complex():
         raise Unknown(f"the value of {value} is not known")
     return bool((held > 0).all())
 
@@ -109,5 +109,5 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "prod": lambda scope, values: math.prod(values),
 }
 
-OF_THE_GRAPH = frozenset({"uses"})
+OF_THE_GRAPH = frozenset({"positive", "uses"})
 """The functions that depend on more than the types and literals of their arguments."""

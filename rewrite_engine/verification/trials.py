@@ -94,7 +94,12 @@ def rewritten(
     if not result.report.matches:
         return tuple(refusal.reason for refusal in result.report.refusals)
     tolerance = _tolerance(subject.rule.tolerance, case)
-    return Pair(case, before, after, tolerance, subject.reads_state)
+    written = {
+        name: tensor.detach().clone()
+        for name, tensor in after.state_dict().items()
+        if name in values and not torch.equal(tensor, values[name])
+    }
+    return Pair(case, before, after, tolerance, subject.reads_state, written)
 
 
 def _tolerance(claimed: float | None, case: Case) -> float:
@@ -113,6 +118,7 @@ class Pair:
     """A graph before and after a rewrite, and how far they may differ.
 
     `folded`: the right side was computed from state, which has no gradients any more.
+    `written`: the state that the rule replaced, as it is on the right side.
     """
 
     case: Case
@@ -120,6 +126,7 @@ class Pair:
     after: fx.GraphModule
     tolerance: float
     folded: bool
+    written: Mapping[str, torch.Tensor]
 
     def counterexample(
         self, kind: str, values: Mapping[str, torch.Tensor]
@@ -148,10 +155,11 @@ class Pair:
         gradients: bool,
         is_nudged: bool = False,
     ) -> Run:
+        given = {**values, **(self.written if module is self.after else {})}
         for name, tensor in module.state_dict(keep_vars=True).items():
             tensor.grad = None
-            if name in values:
-                tensor.data.copy_(values[name])
+            if name in given:
+                tensor.data.copy_(given[name])
         inputs = self.case.inputs(values)
         done = equivalence.run(
             module,
@@ -160,7 +168,9 @@ class Pair:
             in_place=True,
             is_nudged=is_nudged,
         )
-        return attrs.evolve(done, gradients={}) if self.folded else done
+        state = {n: v for n, v in done.state.items() if n not in self.written}
+        gradients_left = {} if self.folded else done.gradients
+        return attrs.evolve(done, gradients=gradients_left, state=state)
 
     def _differences(
         self, values: Mapping[str, torch.Tensor], expected: Run, gradients: bool

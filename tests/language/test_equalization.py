@@ -37,7 +37,7 @@ rule insert {
 rule fold {
   z = mul(N@passing^*(y, lo, hi), s)
   y = linear(x, w, b?)
-  where s is const
+  where positive(s)
 =>
   w <- w * reshape(s, [-1, 1])
   b <- b * s
@@ -191,6 +191,22 @@ def test_a_chain_of_layers_uses_the_weights_at_the_start() -> None:
     for i, weight in enumerate(weights):
         found = gm.get_submodule(str(2 * i)).weight.detach()
         torch.testing.assert_close(found, weight / scales[i] * scales[i + 1][:, None])
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, float("nan")])
+def test_only_positive_scales_pass_an_activation(value: float) -> None:
+    class Scaled(Modules):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("s", torch.tensor([1.0, value, 1.0, 1.0, 1.0, 1.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.one(x)) * self.s
+
+    gm, x = traced(Scaled()), torch.randn(8, 4)
+    expected = gm(x)
+    assert equalize(gm).report.rules[1].matches == 0
+    torch.testing.assert_close(gm(x), expected, equal_nan=True)
 
 
 def test_the_rules_are_sound_for_every_instance() -> None:
