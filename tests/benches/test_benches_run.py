@@ -7,6 +7,7 @@ import torch
 
 from benches import bench_qat, models
 from rewrite_engine import engine, load
+from rewrite_engine.dsl import loader
 
 MODELS = {
     "conv_bn_pairs": (lambda: models.conv_bn_pairs(3), 3),
@@ -57,3 +58,15 @@ def test_bench_qat_prints_a_row_a_model(capsys):
     assert header.split()[:3] == ["model", "nodes", "pairs"]
     assert row.split()[0] == "conv_bn_pairs(2)"
     assert row.split()[2:4] == ["2", "2"]
+
+
+def test_the_text_for_editors_has_rules_of_its_own():
+    pytest.importorskip("pygls", reason="the language server needs the extra `lsp`")
+    from benches import bench_editor
+
+    text = bench_editor.long_text(400)
+    assert text.count("\n") >= 400
+    documents = bench_editor.Documents()
+    board = bench_editor.Board(documents)
+    assert bench_editor.check(documents, board, text) == len(loader.check_text(text))
+    assert bench_editor.check(documents, board, f"{text}\nop a = = b\n") == 1
