@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import attrs
 
@@ -68,6 +69,10 @@ class GraphError(ValueError):
     """The graph given is one that the engine cannot work on."""
 
 
+_WIDEST: Final = 400
+"""Characters of a line that an excerpt shows; the line may be a megabyte."""
+
+
 def render(diagnostics: Iterable[Diagnostic]) -> str:
     """All findings, one after the other."""
     return "\n\n".join(diagnostic.render() for diagnostic in diagnostics)
@@ -83,7 +88,7 @@ def excerpt(source: Source, span: Span) -> str:
     """The line of a span, with its number and carets below."""
     start = source.position(span.start)
     line = source.line(start.line).removesuffix("\r")
-    first = start.column - 1
+    line, first = _window(line, start.column - 1)
     marked = line[first : first + span.end - span.start]
     width = max(1, len(_printable(marked)))
     margin = " " * len(str(start.line))
@@ -92,6 +97,17 @@ def excerpt(source: Source, span: Span) -> str:
     padding = "".join("\t" if char == "\t" else " " for char in before)
     shown = _printable(line)
     return f"{margin} |\n{start.line} | {shown}\n{margin} | {padding}{'^' * width}"
+
+
+def _window(line: str, place: int) -> tuple[str, int]:
+    """The part of a long line around a place, and the place in it."""
+    if len(line) <= _WIDEST:
+        return line, place
+    start = max(0, min(place - _WIDEST // 4, len(line) - _WIDEST))
+    before = "…" if start else ""
+    after = "…" if start + _WIDEST < len(line) else ""
+    part = f"{before}{line[start : start + _WIDEST]}{after}"
+    return part, place - start + len(before)
 
 
 def _printable(text: str) -> str:

@@ -149,3 +149,12 @@ def test_a_rule_error_can_be_pickled() -> None:
     assert copy.diagnostics == error.diagnostics
     assert copy.diagnostics[0].source.text == "a\udc80"
     assert str(copy) == str(error)
+
+
+def test_only_a_part_of_a_long_line_is_shown() -> None:
+    line = "a" * 600 + "HERE" + "b" * 1_000_000
+    source = Source("r.rules", line)
+    text = Diagnostic("E101", "odd", Span(600, 604), source).render()
+    _, _, shown, carets = text.splitlines()
+    assert len(shown) < 420 and shown.endswith("…")
+    assert shown[carets.index("^") : carets.rindex("^") + 1] == "HERE"

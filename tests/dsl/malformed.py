@@ -1,0 +1,121 @@
+"""Malformed rule files: every mutation is refused or read, quickly and harmlessly.
+
+A program of its own, because an audit hook cannot be removed from a process:
+
+    python -m tests.dsl.malformed SEED COUNT
+
+prints one line of JSON: how many texts were read, how many were refused, the slowest,
+the peak of memory, and everything else that happened. `test_malformed.py` runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rewrite_engine.dsl import loader
+from rewrite_engine.errors import RuleError
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(
+    [*(ROOT / "rules").glob("*.rules"), *(ROOT / "tests" / "cases").rglob("*.rules")]
+)
+TOKENS = (
+    *("rule", "op", "family", "pattern", "pipeline", "test", "use", "where", "meta"),
+    *("keep", "erase", "param", "buffer", "value", "if", "else", "is const", "not"),
+    *("=>", "<-", "=", "==", "..", "..y", "*xs", "?", "^+", "|", "@", "~", "'", "$k"),
+    *("(", ")", "[", "]", "{", "}", ",", ":", "x", "relu(x)", "aten.add.Tensor"),
+    *("1e308", "1e309", "9" * 19, "9" * 400, "-1", "0.0000001", "__class__", "_"),
+    *('"', '"a\\"b"', "\\", "\0", "\ufeff", "\ud800", "\u202e", "\r", "\t", "é", "𝔁"),
+    *("aten.relu.__init__", "os.system", "operator.attrgetter", "torch.load"),
+    *("(" * 70, "[" * 500, "-" * 300, "relu(" * 200, "|a" * 300, "#", "##", "\n"),
+)
+FORBIDDEN = ("exec", "compile", "import", "open", "os.", "subprocess.", "socket.",
+             "ctypes.", "pickle.", "shutil.", "marshal.")  # fmt: skip
+"""Audit events that reading a rule file must not cause."""
+
+
+def mutated(text: str, chosen: random.Random) -> str:
+    """The text after one to four random changes."""
+    for _ in range(chosen.choice((1, 1, 2, 4))):
+        at = chosen.randint(0, len(text))
+        to = min(len(text), at + chosen.choice((0, 1, 1, 2, 5, 40)))
+        match chosen.randrange(5):
+            case 0:
+                text = text[:at] + text[to:]
+            case 1:
+                text = text[:at] + chosen.choice(TOKENS) + text[to:]
+            case 2:
+                text = text[:at] + chr(chosen.randrange(1, 0x250)) + text[to:]
+            case 3:
+                text = text[:at] + text[at:to] * chosen.randint(2, 4) + text[to:]
+            case 4:
+                text = text[:at]
+    return text
+
+
+def texts(seed: int, count: int) -> Iterator[str]:
+    chosen = random.Random(seed)
+    sources = [path.read_text(encoding="utf-8", errors="replace") for path in FILES]
+    for _ in range(count):
+        items = chosen.choice(sources).split("\n\n")
+        start = chosen.randrange(len(items))
+        yield mutated("\n\n".join(items[start : start + 2])[:1500], chosen)
+
+
+def is_harmless(event: str, args: tuple[object, ...]) -> bool:
+    """Shipped files are listed for hints, and defaults of the catalog are parsed."""
+    if event == "os.scandir":
+        return args == (str(ROOT / "rules"),)
+    return event == "compile" and args[1] == "<unknown>"  # by `ast.literal_eval`
+
+
+def main(seed: int, count: int) -> None:
+    events: list[str] = []
+    surprises: list[str] = []
+    slowest, refused = 0.0, 0
+    inputs = list(texts(seed, count))
+    loader.check_text("rule r { y = relu(x) => y' = x }")  # what is read only once
+    "\n".encode("unicode_escape")
+    watching = False
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if watching and event.startswith(FORBIDDEN) and not is_harmless(event, args):
+            events.append(f"{event} {args!r}"[:200])
+
+    sys.addaudithook(hook)
+    watching = True
+    for text in inputs:
+        start = time.process_time()
+        try:
+            loader.load_text(text)
+        except RuleError as error:
+            refused += 1
+            placed = all(d.span.end <= len(text) for d in error.diagnostics)
+            if not (error.diagnostics and placed and str(error)):
+                surprises.append(f"no position in {text!r}")
+        except BaseException as error:
+            surprises.append(f"{type(error).__name__}: {error} in {text!r}")
+        slowest = max(slowest, time.process_time() - start)
+    watching = False
+    print(
+        json.dumps(
+            {
+                "read": len(inputs) - refused,
+                "refused": refused,
+                "slowest": slowest,
+                "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+                "surprises": surprises[:5],
+                "events": events[:5],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

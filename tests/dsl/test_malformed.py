@@ -1,0 +1,113 @@
+"""Rule files that are wrong, or hostile: refused with a position, and nothing else.
+
+`pytest -m long tests/dsl/test_malformed.py` reads 100,000 mutations.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewrite_engine.dsl import loader
+from rewrite_engine.errors import RuleError
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "rules").glob("*.rules"))
+
+
+def run(seed: int, count: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.dsl.malformed", str(seed), str(count)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def assert_harmless(found: dict[str, Any], count: int) -> None:
+    assert found["surprises"] == [] and found["events"] == []
+    assert found["read"] + found["refused"] == count
+    assert found["refused"] > count // 2 and found["read"] > count // 100
+    assert found["slowest"] < 2 and found["megabytes"] < 500
+
+
+def test_mutations_are_refused_with_a_position_and_run_nothing() -> None:
+    assert_harmless(run(1, 3_000), 3_000)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_many_mutations(seed: int) -> None:
+    assert_harmless(run(seed + 2, 5_000), 5_000)
+
+
+def truncations(path: Path, step: int) -> None:
+    text = path.read_text()
+    for end in range(0, len(text), step):
+        try:
+            loader.load_text(text[:end])
+        except RuleError as error:
+            assert all(d.span.end <= end for d in error.diagnostics)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_file_cut_off_anywhere_is_read_or_refused(path: Path) -> None:
+    truncations(path, step=61)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_file_cut_off_at_every_character(path: Path) -> None:
+    truncations(path, step=1)
+
+
+ATTACKS = {
+    "a library is loaded": 'rule r { y = torch.ops.load_library("x.so") => y\' = y }',
+    "attributes are walked": "rule r { y = aten.relu.__init__.__dict__(x) => y' = x }",
+    "a file is created": 'rule r { y = relu(x) => y\' = aten.from_file("/tmp/f") }',
+    "a file is read": 'use "/etc/passwd.rules"',
+    "a folder above is read": 'use "../../secret.rules"',
+    "Python is imported": "use os (system)",
+    "a shell is called": 'rule r { y = os.system("id") => y\' = y }',
+    "a builtin is called": 'rule r { y = eval("1") => y\' = y }',
+    "an attribute getter": 'rule r { y = operator.attrgetter("x")(z) => y\' = z }',
+    "a pickle is loaded": 'rule r { y = torch.load("x.pt") => y\' = y }',
+    "a method of a dunder name": "rule r { y = .__reduce__(x) => y' = x }",
+    "a name with code in it": "rule r { y = relu(x, **{'a': 1}) => y' = x }",
+    "a key with code in it": 'rule r { y = relu(x) => y\' = relu(x, "a=b"=1) }',
+    "metadata under a dunder": "rule r { y = relu(x) => y' = x meta x <- y {__a__} }",
+}
+
+
+@pytest.mark.parametrize("text", ATTACKS.values(), ids=ATTACKS.keys())
+def test_attacks_are_refused(text: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        loader.load_text(text)
+    assert all(d.is_error for d in caught.value.diagnostics)
+
+
+HUGE = {
+    "brackets": "rule r { y = " + "(" * 5_000 + "x" + ")" * 5_000 + " => y' = x }",
+    "calls": "rule r { y = " + "relu(" * 5_000 + "x" + ")" * 5_000 + " => y' = x }",
+    "signs": "rule r { y = relu(x) => y' = mul(x, " + "-" * 50_000 + "1) }",
+    "sums": "rule r { y = relu(x) => y' = mul(x, " + "1 + " * 20_000 + "1) }",
+    "alternatives": "rule r { y = " + " | ".join(["relu(x)"] * 20_000) + " => y' = x }",
+    "lists": "rule r { y = relu(x) => y' = cat(" + "[" * 9_000 + "]" * 9_000 + ") }",
+    "logic": "rule r { y = relu(x) where " + "not " * 50_000 + "x is const => y' = x }",
+    "a number": "rule r { y = add(x, " + "9" * 100_000 + ") => y' = x }",
+    "a string": 'rule r { y = relu(x) where x is const else "'
+    + "a" * 90_000
+    + "\" => y' = x }",
+    "statements": "rule r { " + "y = relu(y) " * 40_000 + "=> y' = x }",
+    "words": "x " * 600_000,
+    "a line": "#" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("text", HUGE.values(), ids=HUGE.keys())
+def test_huge_files_are_refused(text: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        loader.load_text(text)
+    assert len(str(caught.value)) < 100_000
