@@ -145,6 +145,8 @@ class _Builder:
         name = str(pattern.args[0].target)
         if not isinstance(value, Constant):
             raise Refused(f"'{name}' would become what is no tensor")
+        # An earlier write may have given the match a copy of the module.
+        old = writer.renamed(old)
         self.folded[old] = None
         new = writer.write(name, old, value, own=pattern.target is markers.own)
         if new is not old and new in self.transaction.created:
