@@ -81,6 +81,8 @@ def loads(
 
     Raises: RuleError with every finding.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"expected the text of rules, got {type(text).__name__}")
     return _checked(
         RuleSet(name, loader.load_text(text, name, _catalog(modules, hooks)))
     )
@@ -95,6 +97,13 @@ def _catalog(modules: Modules | None, hooks: Hooks | None) -> Catalog:
         for path, each in (modules or {}).items()
     }
     return Catalog(granted | hook_signatures(hooks or {}))
+
+
+def _rule_set(rules: object) -> RuleSet:
+    if isinstance(rules, RuleSet):
+        return rules
+    got = type(rules).__name__
+    raise TypeError(f"expected a RuleSet, as `load` and `loads` give, got {got}")
 
 
 def _checked(rules: RuleSet) -> RuleSet:
@@ -122,12 +131,12 @@ def apply(
     model is as it was before.
     """
     applied = recorded if record else RuleSet.apply
-    return applied(rules, model, recurse=recurse, guard=guard, limits=limits)
+    return applied(_rule_set(rules), model, recurse=recurse, guard=guard, limits=limits)
 
 
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:
     """Every match that `apply` could rewrite in the graph as it is; changes nothing."""
-    return run.find(rules.program, model, recurse=recurse)
+    return run.find(_rule_set(rules).program, model, recurse=recurse)
 
 
 def explain(
@@ -144,5 +153,6 @@ def explain(
 
     Raises: KeyError, if there is no such rule; GraphError, if there is no such node.
     """
+    rules = _rule_set(rules)
     asked = rules.rules if rule is None else (rules[rule],)
     return explaining.explain(rules.program, asked, model, node)

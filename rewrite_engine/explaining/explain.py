@@ -28,6 +28,7 @@ from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.program import Program
 from rewrite_engine.rewriting.run import Model, states
 from rewrite_engine.rewriting.state import State
+from rewrite_engine.rewriting.turns import TURN
 
 PLACES: Final = 64
 """Places of a graph at which one rule is looked at."""
@@ -46,11 +47,12 @@ def explain(
 
     Raises: GraphError, if the graph has no such node.
     """
-    state = states(model, recurse=False)[0]
-    graph = state.facts.module.graph
-    at = None if node is None else _node_of(graph, node)
-    run = dry_run(program, state)
-    explained = tuple(_Explainer(rule, state, run, at).explain() for rule in rules)
+    with TURN:
+        state = states(model, recurse=False)[0]
+        graph = state.facts.module.graph
+        at = None if node is None else _node_of(graph, node)
+        run = dry_run(program, state)
+        explained = tuple(_Explainer(rule, state, run, at).explain() for rule in rules)
     return Explanation(model, explained, run.stopped)
 
 

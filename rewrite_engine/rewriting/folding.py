@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from rewrite_engine.rewriting.safety import Refused
 
@@ -200,6 +200,7 @@ def constant_node_value(node: fx.Node, held: torch.Tensor | None) -> Constant:
     """
     if held is None:
         raise Refused(f"'{node}' is not a constant")
-    if held.is_meta or held.layout != torch.strided or held.is_quantized:
+    has_data = not (held.is_meta or held.is_quantized or isinstance(held, FakeTensor))
+    if not has_data or held.layout != torch.strided:
         raise Refused(f"the values of '{node}' are not available")
     return Constant.of(held)

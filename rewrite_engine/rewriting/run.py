@@ -22,6 +22,7 @@ from rewrite_engine.rewriting.driver import Driver, Limits, Watch, paused_gc
 from rewrite_engine.rewriting.safety import Refused, find_site
 from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
 from rewrite_engine.rewriting.transaction import Transaction
+from rewrite_engine.rewriting.turns import TURN
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def run(
         ]
 
     # What only the run needs is gone before the collector looks at what is new.
-    with paused_gc():
+    with TURN, paused_gc():
         return _run(model, map(drivers, programs))
 
 
@@ -100,7 +101,8 @@ def _run(model: Model, phases: Iterable[list[Driver]]) -> Result:
 
 def find(program: Program, model: Model, *, recurse: bool) -> tuple[Match, ...]:
     """Every match that may be rewritten, in graph order; nothing is changed."""
-    return tuple(m for s in states(model, recurse) for m in _matches(program, s))
+    with TURN:
+        return tuple(m for s in states(model, recurse) for m in _matches(program, s))
 
 
 def states(model: Model, recurse: bool) -> list[State]:

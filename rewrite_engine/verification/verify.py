@@ -53,6 +53,8 @@ def verify(
     that many instances of a rule, chosen from all over it. See `RuleVerification` for
     what is counted.
     """
+    if not isinstance(rules, RuleSet):
+        raise TypeError(f"expected a RuleSet, got {type(rules).__name__}")
     start = time.perf_counter()
     with quiet():
         found = tuple(
