@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import attrs
 import torch
@@ -116,16 +117,27 @@ class GraphFacts:
 
     def has_state(self, name: str) -> bool:
         """Whether the model holds a parameter or buffer of a qualified name."""
-        if name in self.names.values():
-            return True
+        if self.names:
+            return name in self._state_nodes
         return isinstance(attribute(self.module, name), torch.Tensor)
 
     def state_nodes(self, name: str) -> list[fx.Node]:
         """The nodes that read the parameter or buffer of a qualified name."""
-        if not self.names:
-            return list(self.module.graph.find_nodes(op="get_attr", target=name))
-        lifted = self.module.graph.find_nodes(op="placeholder")
-        return [node for node in lifted if self.names.get(node.name) == name]
+        return self._state_nodes.get(name, [])
+
+    def add_state_node(self, node: fx.Node) -> None:
+        """Count a new node among those that read its parameter or buffer."""
+        self._state_nodes.setdefault(str(node.target), []).append(node)
+
+    @cached_property
+    def _state_nodes(self) -> dict[str, list[fx.Node]]:
+        found: dict[str, list[fx.Node]] = {}
+        op = "placeholder" if self.names else "get_attr"
+        for node in self.module.graph.find_nodes(op=op):
+            name = self.state_name(node)
+            if name is not None:
+                found.setdefault(name, []).append(node)
+        return found
 
 
 def _returns_what_it_writes(target: object) -> bool:

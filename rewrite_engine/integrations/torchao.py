@@ -42,7 +42,7 @@ OnReport = Callable[[Report], object]
 
 _ENTRY_POINTS: Final = "torchao.quantization.pt2e.quantize_pt2e"
 _ANNOTATION: Final = "quantization_annotation"
-_NOT_ANNOTATED: Final = "no operand of the convolution is annotated"
+_NOT_ANNOTATED: Final = "none of its operands is annotated"
 
 aten = torch.ops.aten
 _SWITCHED: Final = (
@@ -166,7 +166,7 @@ def _unfoldable(match: Match) -> str | None:
     if not any(_input_qspecs(conv).values()):
         return _NOT_ANNOTATED
     if _output_qspec(conv) or _input_qspecs(norm).get(conv):
-        return "the convolution's output is quantized before the BatchNorm"
+        return f"'{conv}' is quantized before the BatchNorm"
     for name in ("w", "b", "gamma", "beta", "mean", "var"):
         node = match.bindings[name]
         if node is not None and not _is_constant(node):

@@ -182,6 +182,7 @@ class _Builder:
         """A node of the graph that reads what a matched module holds."""
         if held not in self._reads:
             self._reads[held] = self._create("get_attr", held.target, (), {})
+            self.state.facts.add_state_node(self._reads[held])
         return self._reads[held]
 
     def value(self, pattern: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benches import bench_qat, models
+from benches import bench_fold, bench_qat, models
 from rewrite_engine import engine, load
 from rewrite_engine.dsl import loader
 
@@ -70,3 +70,27 @@ def test_the_text_for_editors_has_rules_of_its_own():
     board = bench_editor.Board(documents)
     assert bench_editor.check(documents, board, text) == len(loader.check_text(text))
     assert bench_editor.check(documents, board, f"{text}\nop a = = b\n") == 1
+
+
+def test_bench_fold_shows_how_ours_grows(capsys):
+    threads = torch.get_num_threads()
+    bench_fold.main(["--tiny", "--growth"])
+    torch.set_num_threads(threads)
+    header, *rows = capsys.readouterr().out.strip().splitlines()
+    assert header.split()[:3] == ["pairs", "fuse", "ms"]
+    assert [row.split()[0] for row in rows] == ["2", "4"]
+
+
+def test_both_passes_are_less_than_a_fifth_of_torchaos():
+    rules = sum(map(bench_fold.rule_lines, bench_fold.LIBRARIES))
+    assert 0 < rules * 5 < bench_fold.peer_lines()
+
+
+@pytest.mark.long
+def test_bench_fold_prints_a_row_a_model(capsys):
+    threads = torch.get_num_threads()
+    bench_fold.main(["--tiny"])
+    torch.set_num_threads(threads)
+    _, row = capsys.readouterr().out.strip().splitlines()
+    assert row.split()[0] == "conv_bn_pairs(2)"
+    assert row.split()[2:4] == ["2", "2"]

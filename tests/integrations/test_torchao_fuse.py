@@ -172,16 +172,16 @@ def weight_norm() -> nn.Module:
 
 
 REFUSED: Mapping[str, tuple[Callable[[], nn.Module], Callable[[Any], Any], str]] = {
-    "not annotated": (pair, lambda gm: None, "no operand of the convolution is"),
+    "not annotated": (pair, lambda gm: None, "none of its operands is annotated"),
     "output of the convolution": (
         pair,
         lambda gm: annotate_operands(gm, output_qspec=ACTIVATION),
-        "the convolution's output is quantized before the BatchNorm",
+        "'conv2d' is quantized before the BatchNorm",
     ),
     "input of the BatchNorm": (
         pair,
         annotate_norm_input,
-        "the convolution's output is quantized before the BatchNorm",
+        "'conv2d' is quantized before the BatchNorm",
     ),
     "weight_norm": (weight_norm, annotate_operands, "is computed in the graph"),
     "computed bias": (ComputedBias, annotate_operands, "is computed in the graph"),
