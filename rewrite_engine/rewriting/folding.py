@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -97,7 +98,7 @@ def _result_dtype(
 
     Calls whose result is no larger than all inputs together are run but once.
     """
-    if _is_pointwise(target) and _broadcast_size(inputs) <= LARGEST // 8:
+    if _is_pointwise(target) and _stays_small(inputs):
         return _pointwise_dtype(target, _frozen(args), _frozen(kwargs))
     if target is torch.ops.aten.reshape.default:
         return inputs[0].dtype
@@ -120,9 +121,12 @@ def _is_pointwise(target: Callable[..., Any]) -> bool:
     return torch.Tag.pointwise in getattr(target, "tags", ())
 
 
-def _broadcast_size(inputs: list[Constant]) -> int:
-    """How many elements a pointwise call on these constants has at most."""
-    return math.prod(torch.broadcast_shapes(*(value.exact.shape for value in inputs)))
+def _stays_small(inputs: list[Constant]) -> bool:
+    """Whether a pointwise call on these constants makes no large one."""
+    if math.prod([value.exact.numel() for value in inputs]) <= LARGEST // 8:
+        return True  # no broadcast makes more
+    shape = torch.broadcast_shapes(*(value.exact.shape for value in inputs))
+    return math.prod(shape) <= LARGEST // 8
 
 
 @attrs.frozen
@@ -166,6 +170,9 @@ def _check_finite(
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
+    # What is not finite stays so in a sum, which is cheaper than a tensor of answers.
+    if cmath.isfinite(tensor.sum().item()):
+        return True
     return bool(torch.isfinite(tensor).all())
 
 
