@@ -107,7 +107,7 @@ def measure(case: Case, qconfig: ao.QConfig) -> Outcome | None:
         return sqnr(reference, flat(quantize(case, qconfig)(x.clone())))
 
     plain = attempt(lambda: ratio(without))
-    if plain is None or math.isinf(plain):
+    if plain is None or not math.isfinite(plain):
         return None
     return Outcome(
         case.name, plain, attempt(lambda: ratio(with_torchs)), ratio(with_ours)

@@ -246,9 +246,8 @@ def module_lines() -> Iterator[str]:
     for name, state in OBSERVERS.items():
         tensors = "".join(f", Tensor {tensor}" for tensor in state)
         yield f"ao.{name}(Tensor input{', *' * bool(state)}{tensors}) -> Tensor"
-    for name in ("Input", "Weight"):
-        path = f"equalization.{name}EqualizationObserver"
-        yield f"{path}(Tensor input, *, Tensor min_val, Tensor max_val) -> Tensor"
+    watched = "Tensor input, *, Tensor min_val, Tensor max_val, Tensor alpha"
+    yield f"equalization.InputEqualizationObserver({watched}) -> Tensor"
 
 
 def _module_line(path: str, functions: tuple[str, ...]) -> str:

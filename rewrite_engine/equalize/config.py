@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import attrs
-from torch import nn
-
-from rewrite_engine.equalize.observers import InputEqualizationObserver
 
 
 def _names(layers: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -24,8 +21,14 @@ class EqualizationConfig:
     """The layers to equalize; None means all. A name is that of a module, of a weight,
     or of a graph node; the name of a container means every layer within it."""
 
-    input_observer: Callable[[int], nn.Module] = InputEqualizationObserver
-    """Makes the observer of an input, given its channel axis (negative)."""
+    alpha: float = attrs.field(default=0.5)
+    """SmoothQuant's exponent: how much of the difficulty moves from inputs to weights,
+    from 0 to 1. Plain equalization has 1/2, whatever it is."""
+
+    @alpha.validator
+    def _check_alpha(self, _: object, value: float) -> None:
+        if not 0 <= value <= 1:
+            raise ValueError(f"alpha lies between 0 and 1, got {value}")
 
     def selects(self, names: Iterable[str]) -> bool:
         """Whether a layer that goes by `names` is to be equalized."""

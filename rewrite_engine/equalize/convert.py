@@ -14,6 +14,7 @@ from rewrite_engine.equalize.observers import (
     InputEqualizationObserver,
     UncalibratedWarning,
 )
+from rewrite_engine.equalize.prepare import free_name
 from rewrite_engine.ruleset import RuleSet
 
 
@@ -34,16 +35,23 @@ def convert(
     unchanged, so converting twice is converting once.
     """
     module = model if inplace else copy.deepcopy(model)
-    for name, observer in _observers(module):
+    observers = dict(_observers(module))
+    if not observers:
+        return module
+    for name, observer in observers.items():
         if not observer.is_calibrated:
             message = f"'{name}' has seen no data: it is equalized by ones"
             warnings.warn(message, UncalibratedWarning, stacklevel=2)
             _settle(observer)
-    report = apply(module, load(rules) if isinstance(rules, str) else rules).report
-    for refusal in report.refusals:
-        message = f"'{refusal.node}' is not equalized: {refusal.reason}"
-        warnings.warn(message, RefusedWarning, stacklevel=2)
-    _remove_observers(module)
+    taken = {name for name, _ in module.named_buffers()}
+    rules = load(rules) if isinstance(rules, str) else rules
+    for refusal in apply(module, rules).report.refusals:
+        if refusal.rule.startswith("equalize"):
+            message = f"'{refusal.node}' is not equalized: {refusal.reason}"
+            warnings.warn(message, RefusedWarning, stacklevel=2)
+    for name in observers:
+        module.delete_submodule(name)
+    _name_scales(module, taken)
     return module
 
 
@@ -56,17 +64,23 @@ def _observers(
 
 
 def _settle(observer: InputEqualizationObserver) -> None:
-    """Let the observer have seen a constant, for which the scale is 1."""
-    constant = torch.zeros([1] * -observer.axis)
-    observer.record(constant, constant)
+    """Give the observer the extremes of no values, for which the scale is 1."""
+    shape = [1] * -observer.axis
+    infinity = torch.full(shape, torch.inf)
+    observer.record(infinity, -infinity)
 
 
-def _remove_observers(module: fx.GraphModule) -> None:
-    names = {name for name, _ in _observers(module)}
-    for node in list(module.graph.nodes):
-        if node.op == "call_module" and node.target in names:
-            node.replace_all_uses_with(node.args[0])
-            module.graph.erase_node(node)
-    for name in names:
-        module.delete_submodule(name)
+def _name_scales(module: fx.GraphModule, taken: set[str]) -> None:
+    """Call each new scale after the value that it scales: `x_equalization_scale0`."""
+    for node in module.graph.find_nodes(op="get_attr"):
+        target = str(node.target)
+        if target in taken or not target.endswith("_equalization_scale"):
+            continue
+        (user,) = node.users
+        (value,) = (operand for operand in user.all_input_nodes if operand is not node)
+        name = free_name(module, f"{value.name}_equalization_scale")
+        module.register_buffer(name, module.get_buffer(target))
+        delattr(module, target)
+        node.target = name
+        node._rename(name)
     module.recompile()

@@ -12,18 +12,26 @@ from rewrite_engine.engine import find, loads
 from rewrite_engine.matching.match import Match
 from rewrite_engine.ruleset import RuleSet
 
-# A rule that changes nothing: it is only searched for.
+# Rules that change nothing: they are only searched for.
 _LAYERS = """
 op fused_linear = nni.LinearReLU
 op fused_conv1d = nni.ConvReLU1d
 op fused_conv2d = nni.ConvReLU2d
 op fused_conv3d = nni.ConvReLU3d
 
-family Layer(op, $axis) =
-    (linear, -1) | (conv1d, -2) | (conv2d, -3) | (conv3d, -4)
-  | (fused_linear, -1) | (fused_conv1d, -2) | (fused_conv2d, -3) | (fused_conv3d, -4)
+family Linear(op) = linear | fused_linear
 
-rule layer for (op, $axis) in Layer once { y = op(x, w, ..) => y' = op(x, w, ..y) }
+family Conv(op, $axis) =
+    (conv1d, -2) | (conv2d, -3) | (conv3d, -4)
+  | (fused_conv1d, -2) | (fused_conv2d, -3) | (fused_conv3d, -4)
+
+rule linear for op in Linear once { y = op(x, w, ..) => y' = op(x, w, ..y) }
+
+rule conv for (op, $axis) in Conv once {
+  y = op(x, w, groups=$groups, ..)
+=>
+  y' = op(x, w, ..y)
+}
 """
 
 
@@ -42,6 +50,7 @@ class Layer:
     """What gives the weight; for a module, a `get_attr` of what it holds."""
     axis: int
     """The channel axis of its input, counted from the end."""
+    groups: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,7 +64,9 @@ def find_layers(module: fx.GraphModule) -> tuple[Layer, ...]:
 
 
 def _layer(match: Match) -> Layer:
-    return Layer(*(match.bindings[name] for name in ("y", "x", "w", "axis")))
+    found = match.bindings
+    axis, groups = found.get("axis", -1), found.get("groups", 1)
+    return Layer(found["y"], found["x"], found["w"], axis, groups)
 
 
 def _names(layer: Layer) -> Iterator[str]:

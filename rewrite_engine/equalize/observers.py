@@ -70,13 +70,17 @@ class InputEqualizationObserver(ChannelObserver):
 
     `axis` is the channel axis, counted from the end so that an input with or without a
     batch dimension is read alike: -1 for Linear, -2, -3, -4 for Conv1d, 2d, 3d.
+    `alpha` is the exponent of SmoothQuant, kept for its rules.
     """
 
-    def __init__(self, axis: int = -1) -> None:
+    alpha: torch.Tensor
+
+    def __init__(self, axis: int = -1, alpha: float = 0.5) -> None:
         super().__init__()
         if axis >= 0:
             raise ValueError(f"the channel axis is counted from the end, got {axis}")
         self.axis = axis
+        self.register_buffer("alpha", torch.tensor(alpha))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`: any real tensor that has the channel axis; an empty one says nothing."""

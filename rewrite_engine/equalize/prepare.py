@@ -21,6 +21,8 @@ def prepare(
 ) -> fx.GraphModule:
     """A copy of `model` that observes the inputs of its layers when it runs.
 
+    Layers that read one value share its observer, and later its scale.
+
     `model` is a graph of `torch.fx` or the module of an exported program, with or
     without quantization observers. Layers that are observed already stay as they are.
 
@@ -30,9 +32,15 @@ def prepare(
     module = model if inplace else copy.deepcopy(model)
     layers = find_layers(module)
     _check_names(config.layers or (), layers)
+    watched: dict[tuple[fx.Node, int], fx.Node] = {}
     for layer in layers:
-        if config.selects(layer.names) and not _is_observed(module, layer.input):
-            _observe(module, layer, config.input_observer(layer.axis))
+        if not config.selects(layer.names) or _is_observed(module, layer.input):
+            continue
+        place = layer.input, layer.axis
+        if place not in watched:
+            observer = InputEqualizationObserver(layer.axis, config.alpha)
+            watched[place] = _insert(module, layer, observer)
+        layer.node.replace_input_with(layer.input, watched[place])
     module.recompile()
     return module
 
@@ -43,20 +51,21 @@ def _is_observed(module: fx.GraphModule, node: fx.Node) -> bool:
     return isinstance(module.get_submodule(str(node.target)), InputEqualizationObserver)
 
 
-def _observe(module: fx.GraphModule, layer: Layer, observer: nn.Module) -> None:
-    name = _free_name(module, "equalization_observer")
+def _insert(module: fx.GraphModule, layer: Layer, observer: nn.Module) -> fx.Node:
+    name = free_name(module, "equalization_observer_")
     module.add_submodule(name, observer)
     with module.graph.inserting_before(layer.node):
         node = module.graph.call_module(name, (layer.input,))
     node.meta = dict(layer.input.meta)
-    layer.node.replace_input_with(layer.input, node)
+    return node
 
 
-def _free_name(module: nn.Module, prefix: str) -> str:
+def free_name(module: nn.Module, prefix: str) -> str:
+    """The prefix with the first number that makes it no attribute of the module."""
     number = 0
-    while hasattr(module, f"{prefix}_{number}"):
+    while hasattr(module, f"{prefix}{number}"):
         number += 1
-    return f"{prefix}_{number}"
+    return f"{prefix}{number}"
 
 
 def _check_names(chosen: Sequence[str], layers: Sequence[Layer]) -> None:

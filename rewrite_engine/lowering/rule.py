@@ -74,6 +74,11 @@ class CompiledRule:
         """The right side as a module that can be printed and drawn."""
         return fx.GraphModule(torch.nn.Module(), self.replacement_graph, self.name)
 
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The names `y` for which the rule says what `y'` is."""
+        return tuple(self.replacement_graph.output_node().args[0])
+
     def instances(self) -> tuple[Instance, ...]:
         """Every concrete, runnable pair, for all rows, options and alternatives."""
         return tuple(instances(self.name, self.matcher_graph, self.replacement_graph))

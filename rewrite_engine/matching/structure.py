@@ -90,6 +90,10 @@ def shared_node(root: fx.Node, known: set[fx.Node]) -> tuple[fx.Node, int] | Non
 
 
 def _mandatory(pattern: fx.Node) -> Iterator[fx.Node]:
+    if pattern.target is markers.either:
+        first, *others = (dict.fromkeys(_mandatory(option)) for option in pattern.args)
+        yield from (node for node in first if all(node in other for other in others))
+        return
     if not isinstance(pattern.target, OperatorPattern):
         return
     for value in operands(pattern).values():

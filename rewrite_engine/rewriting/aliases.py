@@ -136,16 +136,24 @@ class AliasIndex:
         return min((node for node in found if node is not None), default=None)
 
     def written(
-        self, value: fx.Node, ignoring: Container[fx.Node] = ()
+        self,
+        value: fx.Node,
+        ignoring: Container[fx.Node] = (),
+        after: fx.Node | None = None,
     ) -> fx.Node | None:
-        """The first node anywhere that may write the storage of `value`."""
+        """The first node, anywhere or `after` one, that may write the storage of
+        `value`.
+        """
         if not self._effectful:
             return None
         for key in self._storages_of(value, PURE):
             # What a called module holds is not among the nodes of the graph.
             self._union(value, key)
         writers = chain(self._clobbers, self._writers.get(self._find(value), ()))
-        return min((node for node in writers if node not in ignoring), default=None)
+        return min(
+            (n for n in writers if n not in ignoring and (after is None or n > after)),
+            default=None,
+        )
 
     def reads_between(
         self,

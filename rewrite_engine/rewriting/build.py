@@ -147,9 +147,10 @@ class _Builder:
             raise Refused(f"'{name}' would become what is no tensor")
         # An earlier write may have given the match a copy of the module.
         old = writer.renamed(old)
-        self.folded[old] = None
         new = writer.write(name, old, value, own=pattern.target is markers.own)
-        if new is not old and new in self.transaction.created:
+        if new is old:
+            self.folded[old] = None  # other writers of the state would undo this one
+        elif new in self.transaction.created:
             self.created.append(new)
         for each, bound in self.scope.names.items():
             if isinstance(bound, fx.Node):

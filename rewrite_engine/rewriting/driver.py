@@ -365,8 +365,11 @@ class Driver:
 
 
 def staying(match: Match, built: Built) -> set[fx.Node]:
-    """The calls of a match that stay: roots that it keeps, and what these read."""
+    """The calls of a match that stay: roots that it keeps, values that take the place
+    of others, and what these read.
+    """
     kept = {match.bindings[name] for name in match.rule.keep} & set(match.roots)
+    kept |= {new for new in built.replaced.values() if new in match.calls}
     todo, found = list(kept - built.replaced.keys()), set()
     while todo:
         call = todo.pop()

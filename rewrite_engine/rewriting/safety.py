@@ -70,7 +70,10 @@ def _check_containment(match: Match) -> None:
 
 def _insertion_point(match: Match) -> fx.Node:
     """After the last input, before the first reader of a result."""
-    first, last = match.roots[0], max(match.roots)
+    staying = _staying_reader(match)
+    if staying is not None:
+        return staying
+    last = max(match.roots)
     readers = [r for root in match.roots for r in root.users if r not in match.calls]
     early = min(readers, default=None)
     if early is None or not early < last:
@@ -83,6 +86,14 @@ def _insertion_point(match: Match) -> fx.Node:
             f"'{late_input}' exists"
         )
     return first
+
+
+def _staying_reader(match: Match) -> fx.Node | None:
+    """The first root that stays and reads what is replaced."""
+    kept = {match.bindings.get(name) for name in match.rule.keep} & {*match.roots}
+    replaced = (match.bindings.get(name) for name in match.rule.replaced)
+    values = [value for value in replaced if isinstance(value, fx.Node)]
+    return min((r for v in values for r in v.users if r in kept), default=None)
 
 
 def _inputs(match: Match) -> Iterator[fx.Node]:
@@ -209,8 +220,8 @@ def check_result(
     """Whether a new value can be read wherever an old one is, later writes included.
 
     A fresh result may be written later whichever node computes it. A view, or a value
-    that was there before (it has no effect here), may not take part while anything
-    writes its storage.
+    that was there before (it has no effect here), may not take part if anything after
+    the old value writes its storage.
 
     Raises: Refused
     """
@@ -218,6 +229,6 @@ def check_result(
     if is_fresh and not old[1].aliases:
         return
     for value in (old[0], new[0]):
-        write = aliases.written(value, ())
+        write = aliases.written(value, (), after=old[0])
         if write is not None:
             raise Refused(f"'{write}' may write the storage of '{value}'")

@@ -110,12 +110,3 @@ def test_a_name_that_is_taken_is_left_alone():
     prepared = prepare(exported(model, torch.randn(5, 6)))
     assert isinstance(prepared.equalization_observer_1, InputEqualizationObserver)
     assert prepared.equalization_observer_0.weight.shape == (4, 6)
-
-
-def test_another_observer_may_be_given():
-    class Absolute(InputEqualizationObserver):
-        pass
-
-    config = EqualizationConfig(input_observer=Absolute)
-    prepared = prepare(exported(nn.Linear(6, 4), torch.randn(5, 6)), config)
-    assert type(prepared.equalization_observer_0) is Absolute

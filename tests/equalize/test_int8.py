@@ -1,0 +1,69 @@
+"""int8 after `convert_fx`: at worst slightly worse, and better on average."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+
+import pytest
+import torch
+
+from benches.bench_equalize import QCONFIGS, measure, measure_all
+from benches.equalize_cases import CASES
+
+SAMPLE = (
+    "linear on [B, T, C]",
+    "conv2d groups",
+    "conv1d depthwise",
+    "nothing between linears",
+    "nn.LeakyReLU between convolutions",
+    "torch.relu between linears",
+    "nn.Dropout between linears",
+    "nn.ReLU6 between linears",
+    "max pooling between convolutions",
+    "grouped consumer",
+    "depthwise and pointwise",
+    "conv, batch norm, conv",
+    "layer norm read by three linears",
+    "a fork, equalized: a, b, c",
+    "a value that is also returned",
+    "residual with a projection",
+    "one module twice in a row",
+    "of three: b, c",
+    "transformer block",
+)
+
+
+def changes(kind, cases):
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return {o.case: o.ours - o.plain for o in measure_all(QCONFIGS[kind], cases)}
+
+
+def test_a_sample_of_the_cases_gains():
+    found = changes("static", {name: CASES[name] for name in SAMPLE})
+    assert found.keys() == set(SAMPLE)
+    assert min(found.values()) > -3
+    assert statistics.fmean(found.values()) > 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["static", "per_channel"])
+def test_all_cases_gain(kind):
+    found = changes(kind, CASES)
+    assert len(found) > 100
+    assert min(found.values()) > -3
+    assert statistics.fmean(found.values()) > 1
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.qconfig != "static"]
+)
+@torch.no_grad()
+def test_other_quantizers_lose_nothing(name):
+    case = CASES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcome = measure(case, QCONFIGS[case.qconfig])
+    assert outcome is not None
+    assert outcome.ours > outcome.plain - 3
