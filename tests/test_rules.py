@@ -34,7 +34,7 @@ def test_their_own_tests_pass(path: Path) -> None:
     assert outcomes and all(outcome.passed for outcome in outcomes), outcomes
 
 
-ON_OBSERVED_GRAPHS = {"equalize", "fold_scales"}
+ON_OBSERVED_GRAPHS = {"equalize", "smoothquant", "fold_scales"}
 """Libraries whose rules match calls of observers, or scales that are positive, which a
 test block cannot build; the tests in `tests/equalize` make them fire."""
 

@@ -43,10 +43,11 @@ def convert(
             message = f"'{name}' has seen no data: it is equalized by ones"
             warnings.warn(message, UncalibratedWarning, stacklevel=2)
             _settle(observer)
+    folding = {rule.name for rule in load("fold_scales")}
     taken = {name for name, _ in module.named_buffers()}
     rules = load(rules) if isinstance(rules, str) else rules
     for refusal in apply(module, rules).report.refusals:
-        if refusal.rule.startswith("equalize"):
+        if refusal.rule not in folding:
             message = f"'{refusal.node}' is not equalized: {refusal.reason}"
             warnings.warn(message, RefusedWarning, stacklevel=2)
     for name in observers:
