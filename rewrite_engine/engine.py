@@ -21,7 +21,7 @@ from rewrite_engine.module_forms import ModuleClass, granted_signature
 from rewrite_engine.reporting.recorded import recorded
 from rewrite_engine.rewriting import run
 from rewrite_engine.rewriting.driver import Limits
-from rewrite_engine.rewriting.run import Model, Result
+from rewrite_engine.rewriting.run import Model, Recompile, Result
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.verification.report import Verification
 from rewrite_engine.verification.verify import verify
@@ -119,19 +119,28 @@ def apply(
     guard: Judge | None = None,
     limits: Limits | None = None,
     record: bool = False,
+    recompile: Recompile = "eager",
 ) -> Result:
     """Rewrite a graph in place: everything that matches and is safe, or nothing.
 
     `recurse` also rewrites the graphs of submodules, such as the branches of `cond`.
     `guard` is asked about every match and gives the reason to refuse it, or None; what
     it refuses is reported like the refusals of the rules. `record` keeps what
-    `result.report.to_html()` shows.
+    `result.report.to_html()` shows. With `recompile="lazy"` a changed module gets its
+    code when that is first needed: when it is called, copied, or its code is read.
 
     Raises: RewriteError if the rules run past their `limits`. Whatever is raised, the
     model is as it was before.
     """
     applied = recorded if record else RuleSet.apply
-    return applied(_rule_set(rules), model, recurse=recurse, guard=guard, limits=limits)
+    return applied(
+        _rule_set(rules),
+        model,
+        recurse=recurse,
+        guard=guard,
+        limits=limits,
+        recompile=recompile,
+    )
 
 
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:

@@ -20,7 +20,7 @@ from rewrite_engine.matching.automaton import build_program
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.matching.program import Program
 from rewrite_engine.rewriting.driver import Limits
-from rewrite_engine.rewriting.run import Model, Result, Watcher, run
+from rewrite_engine.rewriting.run import Model, Recompile, Result, Watcher, run
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -148,6 +148,7 @@ class RuleSet:
         guard: Judge | None = None,
         limits: Limits | None = None,
         watch: Watcher | None = None,
+        recompile: Recompile = "eager",
     ) -> Result:
         """See `engine.apply`; `watch` makes what sees the rewrites of each graph."""
         return run(
@@ -157,4 +158,5 @@ class RuleSet:
             guard=guard,
             limits=limits or Limits(),
             watch=watch,
+            recompile=recompile,
         )

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 from torch import fx
@@ -17,8 +17,12 @@ from rewrite_engine.matching.matcher import Judge, candidates, match_at, rules_a
 from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
-from rewrite_engine.rewriting.codegen import recompile
 from rewrite_engine.rewriting.driver import Driver, Limits, Watch, paused_gc
+from rewrite_engine.rewriting.lazy_code import (
+    GENERATED,
+    recompile_now,
+    recompile_when_needed,
+)
 from rewrite_engine.rewriting.safety import Refused, find_site
 from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
 from rewrite_engine.rewriting.transaction import Transaction
@@ -27,6 +31,8 @@ from rewrite_engine.rewriting.turns import TURN
 _log = logging.getLogger(__name__)
 
 Model: TypeAlias = fx.GraphModule | ExportedProgram
+Recompile: TypeAlias = Literal["eager", "lazy"]
+"""When a changed module gets its code: at once, or when it is first needed."""
 Watcher: TypeAlias = Callable[[State], Watch]
 """Makes what sees the rewrites of one graph."""
 
@@ -55,6 +61,7 @@ def run(
     guard: Judge | None,
     limits: Limits,
     watch: Watcher | None = None,
+    recompile: Recompile = "eager",
 ) -> Result:
     """Apply programs to a model in place, one after the other, all or none.
 
@@ -71,10 +78,12 @@ def run(
 
     # What only the run needs is gone before the collector looks at what is new.
     with TURN, paused_gc():
-        return _run(model, map(drivers, programs))
+        return _run(model, map(drivers, programs), recompile)
 
 
-def _run(model: Model, phases: Iterable[list[Driver]]) -> Result:
+def _run(
+    model: Model, phases: Iterable[list[Driver]], recompile: Recompile
+) -> Result:
     start = time.perf_counter()
     transactions: list[Transaction] = []
     reports: list[Report] = []
@@ -91,7 +100,7 @@ def _run(model: Model, phases: Iterable[list[Driver]]) -> Result:
             reports.append(_merge([driver.report(0.0) for driver in drivers]))
         for module in modified:
             # The last to be undone first: code is made of the final graph.
-            _recompile(module, transactions[-1])
+            _recompile(module, transactions[-1], recompile)
     seconds = time.perf_counter() - start
     report = attrs.evolve(_joined(reports), seconds=seconds)
     _log.info("%d rewrites in %.1f ms\n%s", report.matches, seconds * 1000, report)
@@ -160,9 +169,11 @@ def _all_or_nothing(transactions: Sequence[Transaction]) -> Iterator[None]:
         transaction.close()
 
 
-def _recompile(module: fx.GraphModule, transaction: Transaction) -> None:
+def _recompile(
+    module: fx.GraphModule, transaction: Transaction, when: Recompile
+) -> None:
     kind = type(module)
-    code = {key: module.__dict__[key] for key in _CODE if key in module.__dict__}
+    code = {key: module.__dict__[key] for key in GENERATED if key in module.__dict__}
     forward = kind.__dict__.get("forward")
 
     def undo() -> None:
@@ -171,10 +182,10 @@ def _recompile(module: fx.GraphModule, transaction: Transaction) -> None:
             kind.forward = forward
 
     transaction.record(undo)
-    recompile(module)
-
-
-_CODE = ("_code", "_lineno_map", "_prologue_start")
+    if when == "lazy":
+        recompile_when_needed(module)
+    else:
+        recompile_now(module)
 
 
 def _merge(reports: Sequence[Report]) -> Report:
