@@ -28,6 +28,7 @@ from rewrite_engine.matching.structure import (
     calls_between,
     defaults,
     is_others,
+    operand_calls,
     operands,
     orders,
     shared_node,
@@ -90,7 +91,12 @@ class RuleCompiler:
             self.row,
             tuple(roots),
             tuple(self._check(guard) for guard in refusals),
+            tuple(call.target.calls() for call in operand_calls(self._anchor)),
         )
+
+    @property
+    def _anchor(self) -> fx.Node:
+        return roots_of(self.matcher)[0]
 
     # --- registers ---
 

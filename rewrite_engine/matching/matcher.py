@@ -58,6 +58,8 @@ def match_at(
     Other ways to match are tried when one is refused; the first refusal is reported if
     none is left.
     """
+    if not program.may_match(anchor, facts):
+        return NOTHING
     search = _Search(program, facts, judge)
     machine = Machine(facts, search.accept, STEPS)
     try:

@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 from torch import fx
 
-from rewrite_engine.lowering.operators import CallKey
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering.operators import CallKey, look_up
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.instructions import UNBOUND, Registers
@@ -31,6 +32,13 @@ class RuleProgram:
     roots: tuple[int, ...]
     refusals: tuple[code.Check, ...]
     """Guards with a reason: a match that fails one is refused."""
+    needs: tuple[Mapping[CallKey, object], ...] = ()
+    """Calls one of which an anchor must read, for each operand that is a call."""
+
+    def may_match(self, anchor: fx.Node, facts: GraphFacts) -> bool:
+        """Whether the anchor reads such calls as the pattern asks for."""
+        inputs = anchor.all_input_nodes if self.needs else ()
+        return all(any(look_up(n, i, facts) for i in inputs) for n in self.needs)
 
     def registers(self, anchor: fx.Node) -> Registers:
         registers: Registers = [UNBOUND] * self.size

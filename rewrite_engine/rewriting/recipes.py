@@ -26,6 +26,7 @@ from rewrite_engine.matching.match import CapturedCalls, Match
 from rewrite_engine.rewriting.build import Built, name_hint
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import Derivation, ValueTypes
+from rewrite_engine.tensor_types import VALUE_KEYS
 
 
 class _NoRecipe(Exception):  # noqa: N818 - an outcome, not an error
@@ -84,6 +85,7 @@ _ATOMS: Final = frozenset(
 )
 _SEQUENCES: Final = frozenset({list, tuple, immutable_list})
 _CALLS: Final = ("call_function", "call_method")
+_RECORDS: Final = frozenset({*VALUE_KEYS, "tensor_meta"})
 
 
 @attrs.frozen(eq=False)
@@ -145,8 +147,11 @@ class _Outliner:
 
     def _fingerprint(self, node: fx.Node) -> Hashable:
         """What new nodes take over or derive from a node, beside its identity."""
+        meta = node.meta
+        if node.op in _CALLS and _RECORDS.isdisjoint(meta):
+            return None
         identity = self.types.identity_of(node) or self.facts.type_of(node)
-        return identity, getattr(node.meta.get("tensor_meta"), "requires_grad", None)
+        return identity, getattr(meta.get("tensor_meta"), "requires_grad", None)
 
 
 # --- what a right side became ---

@@ -81,9 +81,7 @@ def run(
         return _run(model, map(drivers, programs), recompile)
 
 
-def _run(
-    model: Model, phases: Iterable[list[Driver]], recompile: Recompile
-) -> Result:
+def _run(model: Model, phases: Iterable[list[Driver]], recompile: Recompile) -> Result:
     start = time.perf_counter()
     transactions: list[Transaction] = []
     reports: list[Report] = []

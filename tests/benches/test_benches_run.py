@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from benches import bench_fold, bench_qat, models
-from rewrite_engine import engine, load
+from benches import bench_apply, bench_fold, bench_qat, models
+from benches.workloads import WORKLOADS
+from rewrite_engine import engine, load, loads
 from rewrite_engine.dsl import loader
 
 MODELS = {
@@ -94,3 +97,25 @@ def test_bench_fold_prints_a_row_a_model(capsys):
     _, row = capsys.readouterr().out.strip().splitlines()
     assert row.split()[0] == "conv_bn_pairs(2)"
     assert row.split()[2:4] == ["2", "2"]
+
+
+def test_bench_apply_prints_a_row_a_workload_and_writes_its_figures(capsys, tmp_path):
+    threads = torch.get_num_threads()
+    bench_apply.main(["--tiny", "--json", str(tmp_path / "figures.json")])
+    torch.set_num_threads(threads)
+    header, *rows = capsys.readouterr().out.strip().splitlines()
+    assert header.split()[:3] == ["workload", "nodes", "matches"]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [f["workload"] for f in figures] == [w.name for w in WORKLOADS]
+    assert len(rows) == len(WORKLOADS)
+    assert all(f["ours"] > 0 and f["inductor"] > 0 for f in figures)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
+def test_workloads_are_rewritten_everywhere(workload):
+    gm = workload.build(60)
+    expected = workload.matches(gm.graph)
+    report = engine.apply(gm, loads(workload.rule)).report
+    assert report.matches == expected
+    assert workload.matches(gm.graph) == 0
+    assert (expected == 0) == (workload.name == "near-misses")
