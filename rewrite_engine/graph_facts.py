@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import attrs
@@ -150,9 +150,9 @@ def _returns_what_it_writes(target: object) -> bool:
     return bool(written and written.is_write and returned and returned.is_write)
 
 
-def value_readers(node: fx.Node) -> list[fx.Node]:
+def value_readers(node: fx.Node) -> Iterator[fx.Node]:
     """The users that read a node's value: not those that only ask for its shape."""
-    return [user for user in node.users if not _reads_only_shape(user)]
+    return (user for user in node.users if not _reads_only_shape(user))
 
 
 def _reads_only_shape(user: fx.Node) -> bool:

@@ -55,7 +55,7 @@ def _is_contiguous(scope: Scope, value: Any) -> bool:
 def _readers(scope: Scope, value: Any) -> int:
     if not isinstance(value, fx.Node):
         raise Unknown("only a graph value has readers")
-    return len(value_readers(value))
+    return sum(1 for _ in value_readers(value))
 
 
 def _sibling_readers(scope: Scope, value: Any, name: str) -> int:
@@ -65,7 +65,8 @@ def _sibling_readers(scope: Scope, value: Any, name: str) -> int:
     sibling = ".".join([*own.split(".")[:-1], name])
     if not scope.facts.has_state(sibling):
         raise Unknown(f"there is no '{sibling}'")
-    return sum(len(value_readers(n)) for n in scope.facts.state_nodes(sibling))
+    nodes = scope.facts.state_nodes(sibling)
+    return sum(1 for node in nodes for _ in value_readers(node))
 
 
 def _is_positive(scope: Scope, value: Any) -> bool:
