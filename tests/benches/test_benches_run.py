@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -119,3 +120,25 @@ def test_workloads_are_rewritten_everywhere(workload):
     assert report.matches == expected
     assert workload.matches(gm.graph) == 0
     assert (expected == 0) == (workload.name == "near-misses")
+
+
+def test_bench_equalize_sums_up_each_way_to_quantize(capsys):
+    from benches import bench_equalize
+
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings():
+        bench_equalize.main(["--tiny"])
+    torch.set_num_threads(threads)
+    head, ours, peer, *rest = capsys.readouterr().out.strip().splitlines()
+    assert head.startswith("static: 2 cases")
+    assert (ours.split()[0], peer.split()[0]) == ("ours", "torch")
+    assert len(rest) == 3
+
+
+def test_the_figure_has_a_row_a_layer():
+    from benches import bench_equalize
+
+    ratios = bench_equalize.LayerRatios({"a": 20.0, "b": 30.0}, {"a": 25.0, "b": 29.0})
+    figure = bench_equalize.svg(ratios)
+    assert figure.count('class="gain"') == 2
+    assert figure.count('class="plain"') == figure.count('class="equalized"') == 3

@@ -1,0 +1,139 @@
+"""What `convert` promises beside equal outputs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import fx, nn
+
+from benches.equalize_cases import CASES, Net
+from rewrite_engine import engine, load
+from rewrite_engine.equalize import (
+    InputEqualizationObserver,
+    RefusedWarning,
+    UncalibratedWarning,
+    convert,
+    prepare,
+)
+
+
+def exported(model, *inputs):
+    return torch.export.export(model.eval(), inputs).module()
+
+
+def calibrated(case):
+    prepared = prepare(exported(case.model(), case.input()))
+    prepared(case.input(1))
+    return prepared
+
+
+def state(gm):
+    return {name: value.clone() for name, value in gm.state_dict().items()}
+
+
+def assert_same(gm, code, before):
+    assert gm.code == code
+    assert gm.state_dict().keys() == before.keys()
+    assert all(torch.equal(gm.state_dict()[k], v) for k, v in before.items())
+
+
+def test_the_prepared_graph_is_untouched_unless_asked_for():
+    prepared = calibrated(CASES["nn.ReLU between linears"])
+    code, before = prepared.code, state(prepared)
+    equalized = convert(prepared)
+    assert_same(prepared, code, before)
+    assert convert(prepared, inplace=True) is prepared
+    assert prepared.code == equalized.code
+
+
+@pytest.mark.parametrize("name", ["residual block", "transformer block"])
+def test_a_second_time_changes_nothing(name):
+    once = convert(calibrated(CASES[name]))
+    code, before = once.code, state(once)
+    assert_same(convert(once), code, before)
+    for rules in ("equalize", "fold_scales"):
+        assert not engine.apply(once, load(rules)).modified
+    assert_same(once, code, before)
+
+
+def test_scales_are_called_after_the_values_they_scale():
+    case = CASES["nn.GELU between linears"]
+    equalized = convert(calibrated(case))
+    names = {name for name, _ in equalized.named_buffers() if "scale" in name}
+    assert names == {"x_equalization_scale0", "gelu_equalization_scale0"}
+    assert equalized.x_equalization_scale0.shape == (1, 6)
+    assert equalized.get_buffer("gelu_equalization_scale0").shape == (1, 8)
+
+
+def test_nothing_of_the_observers_is_left():
+    equalized = convert(calibrated(CASES["three of conv2d"]))
+    assert not any(
+        isinstance(m, InputEqualizationObserver) for m in equalized.modules()
+    )
+    equalized.graph.lint()
+
+
+def test_parameters_stay_what_they_are():
+    case = CASES["frozen parameters"]
+    equalized = convert(calibrated(case))
+    for name, parameter in case.model().named_parameters():
+        assert equalized.get_parameter(name).requires_grad is parameter.requires_grad
+
+
+REFUSED = {
+    "four layers": (
+        lambda m, x: m.a(x) + m.b(x) + m.c(x) + m.d(x),
+        {name: nn.Linear(6, 6) for name in "abcd"},
+    ),
+    "layers of two kinds": (
+        lambda m, x: m.a(x).sum() + m.b(x).sum(),
+        {"a": nn.Conv1d(5, 4, 1), "b": nn.Conv1d(5, 5, 1, groups=5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_readers_that_no_rule_knows_are_refused_with_a_reason(name):
+    forward, parts = REFUSED[name]
+    model, x = Net(forward, **parts), torch.randn(2, 5, 6)
+    prepared = prepare(exported(model, x))
+    prepared(x)
+    with pytest.warns(RefusedWarning, match="no rule takes together"):
+        equalized = convert(prepared)
+    torch.testing.assert_close(equalized(x), model(x))
+
+
+def test_uncalibrated_layers_are_scaled_by_one_with_a_warning():
+    case = CASES["linear"]
+    prepared = prepare(exported(case.model(), case.input()))
+    with pytest.warns(UncalibratedWarning, match="equalized by ones"):
+        equalized = convert(prepared)
+    assert (equalized.get_buffer("input_1_equalization_scale0") == 1).all()
+
+
+def test_tied_weights_come_apart_only_where_they_must():
+    model = CASES["tied weights, one equalized"].model()
+    gm = fx.symbolic_trace(copy.deepcopy(model))
+    prepared = prepare(gm)
+    x = CASES["tied weights, one equalized"].input()
+    prepared(x)
+    equalized = convert(prepared)
+    torch.testing.assert_close(equalized(x), model(x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(gm.a.weight, model.a.weight)
+
+
+def test_an_extreme_scale_of_low_precision_stays_usable():
+    weight = torch.rand(4, 6, dtype=torch.float16) + 0.5
+    model = Net(lambda m, x: F.linear(x, m.w), w=nn.Parameter(weight))
+    x = torch.rand(5, 6, dtype=torch.float16) * 100
+    x[:, 2] *= 500
+    weight[:, 2] *= 6e-5
+    gm = fx.symbolic_trace(model)
+    prepared = prepare(gm)
+    prepared(x)
+    equalized = convert(prepared)
+    want, got = model(x).double(), equalized(x).double()
+    assert (want - got).abs().max() <= 4e-3 * want.abs().max()
