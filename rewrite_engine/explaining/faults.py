@@ -13,12 +13,12 @@ from typing import Any
 import attrs
 from torch import fx
 
-from rewrite_engine.explaining.dialects import call_text, dialect
+from rewrite_engine.explaining.dialects import Dialect, call_text, dialect
 from rewrite_engine.explaining.explanation import Kind, Mismatch
 from rewrite_engine.explaining.steps import Place, callee_span, steps_below
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern, Spelling, call_key
 from rewrite_engine.lowering.patterns import ways_of
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.reference import (
@@ -69,6 +69,7 @@ class FaultFinder:
 
     rule: CompiledRule
     reference: Reference
+    _dialects: dict[Any, Dialect | None] = attrs.field(factory=dict)
 
     def faults(
         self, pattern: Any, value: Any, env: Env, place: Place
@@ -273,7 +274,7 @@ class FaultFinder:
         self, pattern: fx.Node, node: fx.Node, env: Env
     ) -> Iterator[Fault]:
         operator: OperatorPattern = pattern.target
-        related = dialect(operator, node)
+        related = self._dialect(operator, node)
         if related is None:
             message = f"`{operator}` is expected, the graph has {_call(node)}"
             found = self._at_callee("operator", message, pattern, node)
@@ -288,6 +289,13 @@ class FaultFinder:
             if operator.rows[0].commutes and len(args) > 1:
                 args[:2] = reversed(args[:2])
                 yield self._same_operands(pattern, node, args, found, env)
+
+    def _dialect(self, operator: OperatorPattern, node: fx.Node) -> Dialect | None:
+        # The text about a module has its name in it.
+        key = operator, node if node.op == "call_module" else call_key(node)
+        if key not in self._dialects:
+            self._dialects[key] = dialect(operator, node)
+        return self._dialects[key]
 
     def _same_operands(
         self,

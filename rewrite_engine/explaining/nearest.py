@@ -1,8 +1,9 @@
 """The search for what a rule comes closest to at one node of a graph.
 
 It takes the steps of the reference matcher and, where one fails, goes on as if it had
-held. Of all ways to read the graph the one that leaves the fewest steps open is found
-first, because open ends are continued in the order of their cost.
+held. Of all ways to read the graph it looks for the one that leaves the fewest steps
+open: the most promising end is continued first, and what costs more than the best
+reading so far is left alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rewrite_engine.explaining.explanation import Mismatch, NearMiss
 from rewrite_engine.explaining.faults import Fault, FaultFinder, PlacedGoal, placed
 from rewrite_engine.explaining.guards import judge_guards
 from rewrite_engine.explaining.places import readers_above
-from rewrite_engine.explaining.steps import Place, counts
+from rewrite_engine.explaining.steps import Place, counts, steps_below
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import roots_of
@@ -27,8 +28,11 @@ from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.reference import ROW, Env, Reference
 from rewrite_engine.matching.structure import shared_node
 
-BUDGET: Final = 4_000
-"""Readings that are continued at one node before the best so far is taken."""
+BUDGET: Final = 1_000
+"""Readings that are continued at one node before the furthest is taken."""
+
+FAULTS: Final = 3
+"""Things that may be wrong in what is searched for: with more it is no near miss."""
 
 FURTHER: Final = 32
 """Nodes that are tried for a further root of a rule."""
@@ -45,8 +49,6 @@ class Reading:
     mismatches: tuple[Mismatch, ...] = ()
     roots: int = 0
     """Roots of the rule that were begun."""
-    judged: bool = False
-    """Whether the guards were looked at."""
 
 
 def nearest(rule: CompiledRule, anchor: fx.Node, facts: GraphFacts) -> Reading:
@@ -69,7 +71,8 @@ class _Search:
     facts: GraphFacts
     reference: Reference = attrs.field(init=False)
     finder: FaultFinder = attrs.field(init=False)
-    _ends: list[tuple[int, int, int, Reading]] = attrs.field(factory=list)
+    _ends: list[tuple[int, int, Reading]] = attrs.field(factory=list)
+    _best: Reading | None = None
     _numbers: Iterator[int] = attrs.field(factory=count)
 
     def __attrs_post_init__(self) -> None:
@@ -82,19 +85,22 @@ class _Search:
 
     def run(self) -> Reading:
         root = self._roots[0]
-        self._push(Reading(((root, self.anchor, Place(root)),), {}, roots=1))
-        found: list[Reading] = []
+        start = Reading(((root, self.anchor, Place(root)),), {}, roots=1)
+        self._push(start)
+        furthest = start
         for _ in range(BUDGET):
-            if not self._ends or (found and self._ends[0][0] > found[0].cost):
+            if not self._ends:
                 break
             reading = heapq.heappop(self._ends)[-1]
-            if reading.judged:
-                found.append(reading)
-            else:
+            if not self._is_worse(reading):
+                furthest = max(furthest, reading, key=lambda end: end.held - end.cost)
                 self._advance(reading)
-        # Too many ways: take what has come furthest.
-        found = found or [self._judge(min(self._ends)[-1])]
-        return max(found, key=lambda reading: reading.held)
+        return self._best or self._given_up(furthest)
+
+    def _is_worse(self, reading: Reading) -> bool:
+        """Whether a reading cannot become better than the best that is known."""
+        best = self._best
+        return best is not None and reading.cost > best.cost
 
     def _advance(self, reading: Reading) -> None:
         if reading.goals:
@@ -102,12 +108,24 @@ class _Search:
         elif reading.roots < len(self._roots):
             self._begin_root(reading)
         else:
-            self._push(self._judge(reading))
+            judged = self._judge(reading)
+            known = self._best
+            if known is None or _rank(judged) < _rank(known):
+                self._best = judged
+
+    def _given_up(self, reading: Reading) -> Reading:
+        """A reading whose goals are left open, which makes steps of them."""
+        patterns = [pattern for pattern, _, _ in reading.goals]
+        left = sum(steps_below(pattern, reading.env) for pattern in patterns)
+        return self._judge(attrs.evolve(reading, cost=reading.cost + left))
 
     def _push(self, reading: Reading) -> None:
-        # Among equals the furthest first, so that what holds is read straight through.
-        entry = reading.cost, -reading.held, next(self._numbers), reading
-        heapq.heappush(self._ends, entry)
+        if len(reading.mismatches) > FAULTS or self._is_worse(reading):
+            return
+        # What holds counts for a reading, so that a good one is soon complete; those
+        # that cost more than it are then left alone.
+        promise = 2 * reading.cost - reading.held
+        heapq.heappush(self._ends, (promise, next(self._numbers), reading))
 
     def _continue(self, reading: Reading) -> None:
         (pattern, value, place), *rest = reading.goals
@@ -140,8 +158,12 @@ class _Search:
             held=reading.held + held,
             cost=reading.cost + len(failed),
             mismatches=(*reading.mismatches, *failed),
-            judged=True,
         )
+
+
+def _rank(reading: Reading) -> tuple[int, int]:
+    """Few open steps, then many that hold."""
+    return reading.cost, -reading.held
 
 
 def _failed(reading: Reading, fault: Fault, rest: list[PlacedGoal]) -> Reading:

@@ -62,7 +62,11 @@ def counts(pattern: Any, env: Mapping[Any, Any]) -> int:
 
 
 def steps_below(pattern: Any, env: Mapping[Any, Any]) -> int:
-    """The steps of a pattern that is not looked at, options left out."""
+    """The steps of a pattern that is not looked at.
+
+    Options are left out, and what other parts of the rule refer to: it is looked at
+    there.
+    """
     total, todo, seen = 0, [pattern], set(env)
     while todo:
         item = todo.pop()
@@ -71,11 +75,17 @@ def steps_below(pattern: Any, env: Mapping[Any, Any]) -> int:
             todo += item
         elif not isinstance(item, fx.Node):
             total += item is not ...
-        elif item not in seen:
+        elif item not in seen and (item is pattern or not _is_shared(item)):
             seen.add(item)
             total += isinstance(item.target, OperatorPattern)
             todo += _inner(item)
     return total
+
+
+def _is_shared(pattern: fx.Node) -> bool:
+    """Whether more than one pattern reads it."""
+    asides = (markers.where, markers.captured)
+    return sum(user.target not in asides for user in pattern.users) > 1
 
 
 def _inner(pattern: fx.Node) -> list[Any]:

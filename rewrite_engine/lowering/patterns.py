@@ -270,6 +270,14 @@ class Way:
 
 def ways_of(option: fx.Node) -> tuple[Way, ...]:
     """The ways of an `either`, a `maybe` (absent first) or a `skippable`, in order."""
+    # A matcher is asked at every node, and never changes once it is built.
+    if "ways" not in option.meta:
+        option.meta["ways"] = _ways_of(option)
+    ways: tuple[Way, ...] = option.meta["ways"]
+    return ways
+
+
+def _ways_of(option: fx.Node) -> tuple[Way, ...]:
     if option.target is markers.maybe:
         inner = option.args[0]
         return Way(None, tuple(optional_below(inner))), Way(inner, ())
