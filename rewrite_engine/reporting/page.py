@@ -32,10 +32,12 @@ _OPEN: Final = 12
 
 @attrs.frozen
 class Miss:
-    """A place where a rule nearly matched: a heading and the whole text."""
+    """A place where a rule nearly matched, with the whole text about it."""
 
     rule: str
-    heading: str
+    node: str
+    held: int
+    steps: int
     text: str
 
 
@@ -107,7 +109,8 @@ class Record:
         refused = (_item(f"refused-{i}", r.node) for i, r in _numbered(report.refusals))
         yield from _listed("Refused", "ul", refused)
         misses = (
-            _item(f"miss-{i}", miss.heading) for i, miss in _numbered(self.misses)
+            _item(f"miss-{i}", f"{miss.node}  {miss.held}/{miss.steps}")
+            for i, miss in _numbered(self.misses)
         )
         yield from _listed("Near misses", "ul", misses)
         yield "</nav>"
@@ -126,7 +129,8 @@ class Record:
             return
         yield '<section class="misses"><h2>Near misses in the graph after</h2>'
         for i, miss in _numbered(self.misses):
-            head = f"<code>{escape(miss.rule)}</code> {escape(miss.heading)}"
+            where = f"at %{escape(miss.node)}: {miss.held} of {miss.steps} steps hold"
+            head = f"<code>{escape(miss.rule)}</code> {where}"
             text = escape(miss.text, quote=False)
             yield f'<details id="miss-{i}"><summary>{head}</summary>'
             yield f"<pre>{text}</pre></details>"

@@ -47,5 +47,5 @@ def _misses(
 
 
 def _miss(miss: NearMiss, node_text: NodeText) -> Miss:
-    heading = f"at %{miss.anchor.name}: {miss.held} of {miss.steps} steps hold"
-    return Miss(miss.rule.name, heading, miss_text(miss, node_text))
+    text = miss_text(miss, node_text)
+    return Miss(miss.rule.name, miss.anchor.name, miss.held, miss.steps, text)

@@ -15,7 +15,7 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.graph_text import line_writer
 from rewrite_engine.matching.match import Match
 from rewrite_engine.reporting.layout import Drawing, DrawnNode, NodeKind
-from rewrite_engine.reporting.rows import Row, Snapshot, aligned
+from rewrite_engine.reporting.rows import Row, Snapshot, aligned, grouped
 from rewrite_engine.rewriting.build import Built
 from rewrite_engine.rewriting.run import Model
 from rewrite_engine.rewriting.state import State
@@ -117,7 +117,7 @@ class Recorder:
     def close(self) -> GraphRecord:
         """The record, once the run has ended."""
         after = Snapshot.of(self.facts.module.graph, line_writer(self.model))
-        rows = tuple(aligned(self.before, after, self.numbers))
+        rows = tuple(grouped(aligned(self.before, after, self.numbers)))
         return GraphRecord(rows, tuple(self.rewrites))
 
 

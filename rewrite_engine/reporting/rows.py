@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
+from typing import Final
 
 import attrs
 from torch import fx
@@ -32,6 +33,8 @@ class Row:
     rewrite: int
     group: str
     part: str
+    is_input: bool = False
+    """Whether it is an input, or state that is read."""
 
     @property
     def kept(self) -> bool:
@@ -96,14 +99,38 @@ def _hunk(
 
 def _row(before: Line | None, after: Line | None, node: fx.Node, number: int) -> Row:
     group, part = _module(node)
-    return Row(before, after, number, group, part)
+    is_input = node.op in ("placeholder", "get_attr")
+    return Row(before, after, number, group, part, is_input)
+
+
+STATE: Final = "inputs and state"
+"""The group of what comes before the first call."""
+
+_UNKNOWN: Final = "?"
+
+
+def grouped(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows whose module is not known stand with what follows them: a weight with the
+    call that reads it.
+    """
+    waiting: list[Row] = []
+    group, is_first = STATE, True
+    for row in rows:
+        if row.group == _UNKNOWN and not (is_first and row.is_input):
+            waiting.append(row)
+            continue
+        group = STATE if row.group == _UNKNOWN else row.group
+        is_first = is_first and row.group == _UNKNOWN
+        yield from (attrs.evolve(each, group=group) for each in [*waiting, row])
+        waiting = []
+    yield from (attrs.evolve(each, group=group) for each in waiting)
 
 
 def _module(node: fx.Node) -> tuple[str, str]:
     """The module that a node is grouped under, and the layer in it that it is of."""
-    if node.op in ("placeholder", "get_attr"):
-        return "inputs and state", ""
     source = model_source(node)
+    if node.op in ("placeholder", "get_attr") or not source.module_class:
+        return _UNKNOWN, ""
     if not source.module_class.startswith("torch.nn.modules."):
         return source.module, ""
     parent, _, leaf = source.module.rpartition(".")

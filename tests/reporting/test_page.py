@@ -114,7 +114,7 @@ def test_text_is_escaped() -> None:
     report = engine.apply(gm, rules, record=True).report
     record = report.record
     assert isinstance(record, Record)
-    hostile = Record(evil, record.graphs, (Miss(evil, evil, evil),))
+    hostile = Record(evil, record.graphs, (Miss(evil, evil, 1, 2, evil),))
     page = hostile.html(report)
     assert "<img" not in page
     assert page.count("<script") == 2

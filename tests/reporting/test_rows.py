@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from rewrite_engine.reporting.rows import Snapshot, aligned
+from rewrite_engine.reporting.rows import Line, Row, Snapshot, aligned, grouped
 
 
 def nodes(count: int) -> list[fx.Node]:
@@ -54,3 +54,23 @@ def test_a_node_with_other_operands_is_changed_and_kept() -> None:
     (row,) = aligned(snapshot(a), snapshot(a, suffix="!"), {})
     assert row.changed
     assert row.kept
+
+
+def test_state_stands_with_the_call_that_follows_it() -> None:
+    def row(name: str, group: str, *, is_input: bool = False) -> Row:
+        return Row(Line(name, name), Line(name, name), 0, group, "", is_input)
+
+    rows = [
+        row("x", "?", is_input=True),
+        row("w", "?", is_input=True),
+        row("quantized", "?"),
+        row("conv", "layer1"),
+        row("scale", "?", is_input=True),
+        row("linear", "layer2"),
+        row("output", "?"),
+    ]
+    assert [each.group for each in grouped(rows)] == [
+        *["inputs and state"] * 2,
+        *["layer1"] * 2,
+        *["layer2"] * 3,
+    ]
