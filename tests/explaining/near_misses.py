@@ -6,6 +6,7 @@ what an explanation has to name.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -416,6 +417,11 @@ BREAKS: Mapping[str, Mapping[str, Break]] = {
 }
 
 
+@functools.cache
+def rules_of(template: str) -> RuleSet:
+    return loads(TEXTS[template], f"{template}.rules")
+
+
 def near_miss(seed: int) -> tuple[str, RuleSet, fx.GraphModule, Expected]:
     """What was broken, the rule, the graph, and what is to be named."""
     rng = random.Random(seed)
@@ -429,8 +435,7 @@ def near_miss(seed: int) -> tuple[str, RuleSet, fx.GraphModule, Expected]:
     _add_decoy(p, template)
     if template == "attention" and kind == "guard":
         expected = attrs.evolve(expected, kinds=("guard",))
-    rules = loads(TEXTS[template], f"{template}.rules")
-    return f"{template}: {kind}", rules, p.done(), expected
+    return f"{template}: {kind}", rules_of(template), p.done(), expected
 
 
 def _add_decoy(p: Planted, template: str) -> None:
@@ -448,4 +453,4 @@ def intact(template: str, seed: int) -> tuple[RuleSet, fx.GraphModule]:
     if template == "attention":
         p.sizes = (2,)
     TEMPLATES[template](p)
-    return loads(TEXTS[template], f"{template}.rules"), p.done()
+    return rules_of(template), p.done()

@@ -78,7 +78,8 @@ def test_a_rewrite_is_shown_from_its_row_and_from_the_list(opened: Any) -> None:
 
 def test_search_finds_a_node(opened: Any) -> None:
     opened.keyboard.press("/")
-    opened.keyboard.type("batch_norm_19")
+    assert opened.evaluate("document.activeElement.id") == "search"
+    opened.fill("#search", "batch_norm_19")  # at once: a pause would start the search
     opened.wait_for_selector(".r.hit")
     hit = opened.locator(".r.hit")
     assert "batch_norm_19" in (hit.text_content() or "")
