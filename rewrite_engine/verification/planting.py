@@ -70,18 +70,20 @@ class Planted:
         text = graph_text(module)
         result = self.rules.apply(module)
         module.graph.lint()
-        assert result.modified == (graph_text(module) != text), "`modified` is wrong"
+        is_modified = graph_text(module) != text
+        _insist(result.modified == is_modified, "`modified` is wrong")
         assert_recorded(module, self.inputs)
         after = {n: (t.data_ptr(), t._version) for n, t in _state(module)}
         moved = [name for name in state.keys() & after if state[name] != after[name]]
-        assert not moved, f"written in place: {moved}"
+        _insist(not moved, f"written in place: {moved}")
         equivalence.assert_equivalent(
             self.module, module, self.inputs, rtol=self.tolerance
         )
         if not self.rules[self.rule].once:  # such a rule may match what it builds
             text = graph_text(module)
             again = self.rules.apply(module)
-            assert not again.modified and graph_text(module) == text, "not final"
+            is_final = not again.modified and graph_text(module) == text
+            _insist(is_final, "a second application changes the graph again")
         return sum(r.matches for r in result.report.rules if r.name == self.rule)
 
 
@@ -102,7 +104,13 @@ def assert_recorded(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> N
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         Checker(copy.deepcopy(module)).run(*(tensor.clone() for tensor in inputs))
-    assert not faults, "\n".join(faults)
+    _insist(not faults, "\n".join(faults))
+
+
+def _insist(holds: bool, message: str) -> None:
+    # No `assert`: users run these checks under `python -O`, too.
+    if not holds:
+        raise AssertionError(message)
 
 
 def _used_strides(tensor: torch.Tensor) -> tuple[int, ...]:
