@@ -1,0 +1,97 @@
+"""What a run does on fixed graphs, counted: a slower algorithm shows without a clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import fx
+
+from benches import models
+from benches.workloads import WORKLOADS
+from rewrite_engine import engine, load, loads
+from rewrite_engine.lowering.guards import Condition
+from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.matching import instructions
+from rewrite_engine.rewriting import edit
+from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.ruleset import RuleSet
+
+BY_NAME = {workload.name: workload for workload in WORKLOADS}
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a run creates, erases, takes instructions, and so on."""
+    found: Counter[str] = Counter()
+
+    def count(owner: Any, attribute: str, name: str) -> None:
+        original: Callable[..., Any] = getattr(owner, attribute)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            found[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, attribute, counted)
+
+    class Counting(instructions.Machine):
+        def run(self, entry: Any, registers: Any) -> bool:
+            budget = self.budget
+            try:
+                return super().run(entry, registers)
+            finally:
+                found["instructions"] += budget - self.budget
+
+    monkeypatch.setattr("rewrite_engine.matching.matcher.Machine", Counting)
+    count(edit, "create", "created")
+    count(edit, "erase", "erased")
+    count(edit, "set_arguments", "arguments set")
+    count(Condition, "holds", "guards")
+    count(Spelling, "arguments", "calls read")
+    count(AliasIndex, "add", "effects indexed")
+    return found
+
+
+def applied(gm: fx.GraphModule, rules: RuleSet, counts: Counter[str]) -> dict[str, int]:
+    engine.apply(gm, rules)
+    return dict(sorted(counts.items()))
+
+
+@pytest.mark.parametrize("nodes", [304, 604])
+def test_every_node(nodes: int, counts: Counter[str]) -> None:
+    workload = BY_NAME["every node"]
+    gm, rules = workload.build(nodes), loads(workload.rule)
+    matches = workload.matches(gm.graph)
+    size = len(gm.graph.nodes)
+    # A match reads three calls, which lose their arguments and go, and makes one, which
+    # its one user is set to read.
+    assert applied(gm, rules, counts) == {
+        "arguments set": 4 * matches,
+        "calls read": 3 * matches,
+        "created": matches,
+        "effects indexed": size + matches,
+        "erased": 3 * matches,
+        "instructions": 11 * matches,
+    }
+
+
+@pytest.mark.parametrize("nodes", [304, 604])
+def test_near_misses_run_no_instruction(nodes: int, counts: Counter[str]) -> None:
+    workload = BY_NAME["near-misses"]
+    assert applied(workload.build(nodes), loads(workload.rule), counts) == {}
+
+
+@pytest.mark.parametrize("pairs", [2, 6])
+def test_conv_bn_pairs(pairs: int, counts: Counter[str]) -> None:
+    gm, rules = models.capture(*models.conv_bn_pairs(pairs)), load("qat_fuse")
+    size = len(gm.graph.nodes)
+    found = applied(gm, rules, counts)
+    # Pairs with a bias alternate with others.
+    assert found["created"] == 25 * pairs // 2
+    assert found["erased"] == 2 * pairs
+    assert found["calls read"] == 2 * pairs
+    assert found["guards"] == 4 * pairs
+    assert found["effects indexed"] == size + found["created"]
+    assert found["instructions"] < 30 * pairs
