@@ -1,4 +1,4 @@
-"""What a run does on fixed graphs, counted: a slower algorithm shows without a clock."""
+"""What a run does on fixed graphs, counted: slower algorithms show without a clock."""
 
 from __future__ import annotations
 
