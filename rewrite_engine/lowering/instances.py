@@ -37,6 +37,11 @@ class Instance:
     operators: Mapping[fx.Node, OperatorPattern]
     """What each call of `matcher` is an instance of, other spellings included."""
 
+    @property
+    def calls_functions(self) -> bool:
+        """Whether no call stands for a module class."""
+        return all(spelling.form is None for spelling in self.spellings.values())
+
     @cached_property
     def matcher(self) -> fx.GraphModule:
         return fx.GraphModule(torch.nn.Module(), self.left, self.name)

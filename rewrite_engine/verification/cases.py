@@ -263,7 +263,8 @@ class _Builder:
             else:
                 self._create(node, value, other, *spelled)
                 return
-        raise Unsuitable(errors[0] if errors else "no spelling takes the arguments")
+        path = self.instance.spellings[node].signature.path
+        raise Unsuitable(errors[0] if errors else f"`{path}` is not run as a function")
 
     def _spellings(self, node: fx.Node) -> Iterator[Spelling]:
         """The spellings to try, the chosen one first; a family's slot has its own."""

@@ -20,7 +20,8 @@ def missing_inputs(
     rule = subject.rule
     instance, reason = missing[0]
     untyped = [name for name in _inputs(instance) if not _is_typed(subject, name)]
-    calls = ", ".join(dict.fromkeys(str(n.target) for n in instance.spellings))
+    paths = (spelling.signature.path for spelling in instance.spellings.values())
+    calls = ", ".join(dict.fromkeys(paths))
     message = f"no inputs were found with which `{rule.name}` fires on {calls}"
     notes = [Note(f"the last attempt: {reason}")]
     if untyped:

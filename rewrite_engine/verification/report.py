@@ -25,6 +25,8 @@ class GuardCoverage:
 class RuleVerification:
     """One rule: how many of its instances ran, and what came of all trials.
 
+    Instances that call module classes are left out where functions are spelled, too.
+
     `trials` are applications of the rule; it fired in `fired` of them, and each of
     those was compared on several kinds of values. In `unsuitable` more the left side
     itself did not run. `programs` reproduce the counterexamples.

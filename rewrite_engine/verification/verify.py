@@ -86,7 +86,10 @@ def _verify(
     rule: checked.Rule, rules: RuleSet, trials: int, most: int | None, seed: int
 ) -> RuleVerification:
     subject = with_examples(Subject.of(rule), rules.tests)
-    session = _Session(subject, seed, spread(subject.compiled.instances(), most))
+    instances = subject.compiled.instances()
+    # What a module class computes is verified where the rule spells it as functions.
+    functions = [each for each in instances if each.calls_functions] or instances
+    session = _Session(subject, seed, spread(functions, most))
     session.run(trials)
     wrong = [shrunk(subject, found) for found in session.wrong[:1]]
     # A rule that is wrong as it is, or never fires, needs no guard to be wrong.

@@ -17,14 +17,23 @@ def codes(found: RuleVerification) -> set[str]:
     return {diagnostic.code for diagnostic in found.diagnostics}
 
 
-@pytest.mark.parametrize("library", ["qat_fuse"])
-def test_every_instance_of_the_shipped_rules_is_right(library: str) -> None:
-    found = engine.verify(load(library), trials=40)
+def assert_verified(library: str, most_instances: int | None) -> None:
+    found = engine.verify(load(library), trials=30, most_instances=most_instances)
     assert found.passed and not found.diagnostics, str(found)
     for rule in found.rules:
         assert rule.instances_run == rule.instances > 0
         assert rule.fired >= rule.instances
         assert all(guard.matters for guard in rule.guards), rule.guards
+
+
+@pytest.mark.parametrize(("library", "most"), [("qat_fuse", None), ("bn_fold", 12)])
+def test_the_instances_of_shipped_rules_are_right(library: str, most: int) -> None:
+    assert_verified(library, most)
+
+
+@pytest.mark.long
+def test_every_instance_of_bn_fold_is_right() -> None:
+    assert_verified("bn_fold", None)
 
 
 RIGHT = {
@@ -170,3 +179,9 @@ def test_the_report_is_true_if_nothing_differs() -> None:
     wrong = engine.verify(loads(WRONG["another function"][0]), trials=5)
     assert right and not wrong
     assert "r     1/1" in str(right) and "E601" in str(wrong)
+
+
+def test_messages_name_operators_by_their_paths() -> None:
+    text = "rule r { z = torch.add(x, y) where x: [2], y: [5] => z' = add(y, x) }"
+    (finding,) = verified(text).diagnostics
+    assert "fires on torch.add" in finding.message
