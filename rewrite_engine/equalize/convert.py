@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Iterator
 
@@ -43,9 +44,9 @@ def convert(
             message = f"'{name}' has seen no data: it is equalized by ones"
             warnings.warn(message, UncalibratedWarning, stacklevel=2)
             _settle(observer)
-    folding = {rule.name for rule in load("fold_scales")}
+    folding = {rule.name for rule in _library("fold_scales")}
     taken = {name for name, _ in module.named_buffers()}
-    rules = load(rules) if isinstance(rules, str) else rules
+    rules = _library(rules) if isinstance(rules, str) else rules
     for refusal in apply(module, rules).report.refusals:
         if refusal.rule not in folding:
             message = f"'{refusal.node}' is not equalized: {refusal.reason}"
@@ -54,6 +55,11 @@ def convert(
         module.delete_submodule(name)
     _name_scales(module, taken)
     return module
+
+
+@functools.cache
+def _library(name: str) -> RuleSet:
+    return load(name)
 
 
 def _observers(
