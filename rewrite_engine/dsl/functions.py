@@ -47,6 +47,7 @@ _ALL: Final = (
     Function("is_contiguous", ("value",), is_condition=True),
     Function("uses", ("value",)),
     Function("positive", ("value",), is_condition=True),
+    Function("state_name", ("value",)),
     Function("sibling_uses", ("value", "literal")),
     Function("distinct", ("value", "value"), variadic=True, is_condition=True),
     Function("along", ("literal", "literal", "literal")),

@@ -58,11 +58,20 @@ def _readers(scope: Scope, value: Any) -> int:
     return sum(1 for _ in value_readers(value))
 
 
+def _qualified_name(scope: Scope, value: Any) -> str:
+    name = scope.facts.state_name(value) if isinstance(value, fx.Node) else None
+    if name is None:
+        raise Unknown(f"{value} is no parameter or buffer")
+    return name
+
+
+def _state_name(scope: Scope, value: Any) -> str:
+    return _qualified_name(scope, value).rpartition(".")[2]
+
+
 def _sibling_readers(scope: Scope, value: Any, name: str) -> int:
-    own = scope.facts.state_name(value) if isinstance(value, fx.Node) else None
-    if own is None:
-        raise Unknown("only a parameter or buffer has siblings")
-    sibling = ".".join([*own.split(".")[:-1], name])
+    module, dot, _ = _qualified_name(scope, value).rpartition(".")
+    sibling = module + dot + name
     if not scope.facts.has_state(sibling):
         raise Unknown(f"there is no '{sibling}'")
     nodes = scope.facts.state_nodes(sibling)
@@ -100,6 +109,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "is_contiguous": _is_contiguous,
     "uses": _readers,
     "positive": _is_positive,
+    "state_name": _state_name,
     "sibling_uses": _sibling_readers,
     "distinct": _distinct,
     "along": lambda scope, n, axis, rank: along(n, axis, rank),

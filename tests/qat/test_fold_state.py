@@ -158,6 +158,52 @@ def test_state_that_is_read_elsewhere_stays():
     assert_evaluates_as(gm, module)
 
 
+class Counting(ConvBn):
+    """Counts calls in a buffer of its BatchNorm, and returns what torch counts."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.bn.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.bn.calls.add_(1)
+        return super().forward(x), self.bn.num_batches_tracked + 0
+
+
+@pytest.mark.parametrize("form", ["module", "program"])
+def test_only_the_counter_of_batches_stands_still(form):
+    program = torch.export.export(Counting().train(), (X,))
+    model = program.module() if form == "module" else program
+    assert engine.apply(model, FUSE).modified
+    assert engine.apply(model, FOLD).modified
+    gm = model if form == "module" else model.module()
+    assert [gm(X)[1].item() for _ in range(2)] == [0, 0]
+    assert gm.get_buffer("bn.calls").item() == 2
+    if form == "program":
+        program.validate()
+
+
+class OneNormTwice(nn.Module):
+    """A BatchNorm after a convolution and, once more, after nothing that folds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.bn(self.conv(x)) + 1)
+
+
+def test_a_norm_that_is_not_folded_goes_on_training():
+    gm = fused(OneNormTwice())
+    code = gm.code
+    result = engine.apply(gm, FOLD)
+    assert not result.modified and gm.code == code
+    reasons = {refusal.rule: refusal.reason for refusal in result.report.refusals}
+    assert "may write the constant" in reasons["fold_conv_bn"]
+    assert "what is not folded" in reasons["stop_training"]
+
+
 def test_a_negative_variance_is_refused():
     gm = fused(model())
     gm.get_buffer("0.bn.running_var").fill_(-1.0)
@@ -170,7 +216,7 @@ def test_a_failure_brings_everything_back(monkeypatch):
     gm = fused(model())
     state = {name: id(tensor) for name, tensor in gm.state_dict(keep_vars=True).items()}
     code = gm.code
-    monkeypatch.setattr("rewrite_engine.rewriting.run.recompile", _fail)
+    monkeypatch.setattr("rewrite_engine.rewriting.lazy_code.recompile", _fail)
     with pytest.raises(MemoryError):
         engine.apply(gm, FOLD)
     restored = gm.state_dict(keep_vars=True)
