@@ -49,7 +49,7 @@ def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
     return builder.graph
 
 
-_REPEATABLE = frozenset({markers.spread, markers.reemit})
+_REPEATABLE = frozenset({markers.spread, markers.reemit, *_CONSTANTS.values()})
 
 
 def follows_from_types(replacement: fx.Graph) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -19,6 +19,7 @@ from rewrite_engine.lowering.scope import Unknown
 from rewrite_engine.lowering.symbolic import SYMBOLIC
 from rewrite_engine.matching.match import CapturedCalls, Match, MatchScope
 from rewrite_engine.rewriting.aliases import storage_keys
+from rewrite_engine.rewriting.constants import Label, Store
 from rewrite_engine.rewriting.folding import (
     Constant,
     constant_node_value,
@@ -26,7 +27,7 @@ from rewrite_engine.rewriting.folding import (
     fold_hook,
 )
 from rewrite_engine.rewriting.safety import Refused
-from rewrite_engine.rewriting.state import State, constant_name
+from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.state_writes import StateWriter
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueTypes
@@ -38,7 +39,8 @@ class Built:
 
     `replaced` maps matched nodes to what takes their place, `copies` new calls to the
     matched call they repeat with other operands, `names` the rule's names to new nodes.
-    `folded` are the constants that were read to compute new ones.
+    `folded` are the constants that were read to compute new ones, `folds` what was
+    computed from them, and `stored` says which of it became a node.
     """
 
     created: tuple[fx.Node, ...]
@@ -46,6 +48,16 @@ class Built:
     copies: Mapping[fx.Node, fx.Node]
     names: Mapping[str, Any]
     folded: tuple[fx.Node, ...]
+    folds: tuple[Constant, ...] = ()
+    stored: Mapping[fx.Node, Stored] = attrs.field(factory=dict)
+
+
+class Stored(NamedTuple):
+    """What a new node stands for."""
+
+    constant: Constant
+    label: Label
+    source: fx.Node | None
 
 
 def build(
@@ -77,6 +89,8 @@ class _Builder:
     created: list[fx.Node] = attrs.field(factory=list)
     copies: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
     folded: dict[fx.Node, None] = attrs.field(factory=dict)
+    folds: list[Constant] = attrs.field(factory=list)
+    stored: dict[fx.Node, Stored] = attrs.field(factory=dict)
     _built: dict[fx.Node, Any] = attrs.field(factory=dict)
     _reads: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
 
@@ -100,8 +114,8 @@ class _Builder:
         names = {
             n: self._built[node] for node in statements for n in node.meta["names"]
         }
-        created, folded = tuple(self.created), tuple(self.folded)
-        return Built(created, replaced, self.copies, names, folded)
+        created, folded, folds = map(tuple, (self.created, self.folded, self.folds))
+        return Built(created, replaced, self.copies, names, folded, folds, self.stored)
 
     # --- state ---
 
@@ -377,7 +391,8 @@ class _Builder:
         if pattern.target is markers.initial:
             state = self.value(pattern.args[0])
             self.folded[state] = None
-            return constant_node_value(state, self.state.initial(state))
+            initial = constant_node_value(state, self.state.initial(state))
+            return attrs.evolve(initial, origin=None)
         value = self.value(pattern)
         if isinstance(value, fx.Node):
             self.folded[value] = None
@@ -390,23 +405,19 @@ class _Builder:
         kwargs = {key: self._folded(value) for key, value in pattern.kwargs.items()}
         spelling = self._spelling(operator, args, kwargs)
         is_hook = spelling.signature.kind == "hook"
-        return (fold_hook if is_hook else fold)(spelling.target, args, kwargs)
+        result = (fold_hook if is_hook else fold)(spelling.target, args, kwargs)
+        self.folds.append(result)
+        return result
 
     def _stored(self, pattern: fx.Node, constant: Constant) -> fx.Node:
         """The node of a constant, made when something in the graph first reads it."""
+        is_parameter = pattern.target is markers.param
+        label = Label(self.match.rule.name, pattern.meta["names"][0], is_parameter)
         source = self._source(pattern)
-        held = None if source is None else self.state.facts.constant(source)
-        tensor = constant.rounded(like=held)
-        if pattern.target is markers.param:
-            trains = held is not None and held.requires_grad and _has_gradients(tensor)
-            tensor = torch.nn.Parameter(tensor, requires_grad=trains)
-        stem = self.match.rule.name if source is None else str(source.target)
-        target = constant_name(stem, pattern.meta["names"][0])
-        node = self.state.add(self.transaction, self.before, target, tensor)
+        store = Store(self.transaction, self.state, self.types)
+        node = store.add(self.before, constant, label, source)
         self.created.append(node)
-        if node.op == "placeholder":
-            node.meta["val"] = self.types.of_tensor(tensor)
-        self.types.infer(node)
+        self.stored[node] = Stored(constant, label, source)
         self._built[pattern] = node
         return node
 
@@ -437,10 +448,6 @@ _WRITES = (markers.write, markers.own)
 def _is_equal(one: Any, other: Any) -> bool:
     both = isinstance(one, Constant) and isinstance(other, Constant)
     return both and torch.equal(one.exact, other.exact)
-
-
-def _has_gradients(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _literal(value: Any) -> Any:

@@ -110,7 +110,7 @@ class Driver:
         self._limits = limits
         self._watch = watch
         self._types = ValueTypes(self.module, state.facts.staged)
-        self._recipes = Recipes(self.transaction, state.facts, self._types)
+        self._recipes = Recipes(self.transaction, state, self._types)
         self._aliases: AliasIndex | None = None
         self._moves = Moves()
         self._is_annotated = any(map(may_name_nodes, self.graph.nodes))
@@ -237,6 +237,7 @@ class Driver:
         outline = self._recipes.outline(match)
         built = None if outline is None else self._recipes.repeat(outline, before)
         if built is not None:
+            self._check_constants(match, built)
             return built
         built = build(match, before, self.transaction, self._state, self._types)
         for old, new in built.replaced.items():
@@ -283,16 +284,20 @@ class Driver:
 
     def _check_effects_kept(self, match: Match, built: Built) -> None:
         """Every effect of the match happens exactly once in the new graph."""
-        erased = {match.bindings[name] for name in match.rule.erase}
-        check_constants(built.folded, erased | watching(match), self.aliases)
+        self._check_constants(match, built)
         check_order(built.copies, self.aliases)
         copies = Counter(built.copies.values())
-        unmoved = erased | staying(match, built)
+        unmoved = erased_by(match) | staying(match, built)
         for call in match.calls:
             if call in unmoved or not self.aliases.effect(call).effectful:
                 continue
             if copies[call] != 1:
                 raise Refused(f"the effect of '{call}' would be lost or repeated")
+
+    def _check_constants(self, match: Match, built: Built) -> None:
+        if built.folded:
+            gone = erased_by(match) | watching(match)
+            check_constants(built.folded, gone, self.aliases)
 
     def _check_gone(self, match: Match, built: Built) -> None:
         copied = set(built.copies.values())
@@ -377,6 +382,11 @@ def staying(match: Match, built: Built) -> set[fx.Node]:
             found.add(call)
             todo.extend(call.all_input_nodes)
     return found
+
+
+def erased_by(match: Match) -> set[fx.Node]:
+    """What the rule takes out of the graph, with its effect."""
+    return {match.bindings[name] for name in match.rule.erase}
 
 
 def watching(match: Match) -> set[fx.Node]:

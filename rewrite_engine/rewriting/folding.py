@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -25,12 +26,14 @@ class Constant:
 
     exact: torch.Tensor
     dtype: torch.dtype
+    origin: fx.Node | Fold | None = None
+    """What it was read from, or computed by; None if it cannot be computed again."""
 
     @staticmethod
-    def of(tensor: torch.Tensor) -> Constant:
+    def of(tensor: torch.Tensor, origin: fx.Node | None = None) -> Constant:
         tensor = tensor.detach()
         wide = tensor.double() if tensor.is_floating_point() else tensor
-        return Constant(wide, tensor.dtype)
+        return Constant(wide, tensor.dtype, origin)
 
     def rounded(self, like: torch.Tensor | None = None) -> torch.Tensor:
         """The value in its dtype, in the memory format of a tensor of equal shape."""
@@ -39,6 +42,14 @@ class Constant:
         if like is None or like.shape != rounded.shape:
             return rounded
         return torch.empty_like(like, dtype=self.dtype).copy_(rounded)
+
+
+class Fold(NamedTuple):
+    """A call on constants."""
+
+    target: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
 
 
 def fold(
@@ -50,15 +61,32 @@ def fold(
     """
     if getattr(getattr(target, "_schema", None), "is_mutable", False):
         raise Refused(f"'{target}' writes its operand, and constants are never written")
-    inputs = list(_constants((args, kwargs)))
+    with computing():
+        dtype = _result_dtype(target, args, kwargs, list(_constants((args, kwargs))))
+        return fold_again(Fold(target, args, kwargs), dtype)
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Where constants are computed. Raises: Refused, if that fails"""
     try:
         with torch.no_grad():
-            dtype = _result_dtype(target, args, kwargs, inputs)
-            exact = target(*_map(args, _exact), **_map(kwargs, _exact))
+            yield
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise Refused(f"a constant cannot be computed: {error}") from error
-    _check_finite(exact, dtype, inputs)
-    return Constant(exact, dtype)
+
+
+def fold_again(call: Fold, dtype: torch.dtype) -> Constant:
+    """The result of a call whose dtype is known, and that it is not too large.
+
+    Raises: Refused, if it turns finite inputs into inf or nan.
+    """
+    target, args, kwargs = call
+    exact = target(*_map(args, _exact), **_map(kwargs, _exact))
+    # What is only laid out anew has been looked at before.
+    if target is not torch.ops.aten.reshape.default:
+        _check_finite(exact, dtype, _constants((args, kwargs)))
+    return Constant(exact, dtype, call)
 
 
 def fold_hook(
@@ -161,7 +189,7 @@ def _pointwise_dtype(target: Callable[..., Any], args: Any, kwargs: Any) -> torc
 
 
 def _check_finite(
-    exact: torch.Tensor, dtype: torch.dtype, inputs: list[Constant]
+    exact: torch.Tensor, dtype: torch.dtype, inputs: Iterable[Constant]
 ) -> None:
     if _is_finite(exact.to(dtype)):
         return
@@ -210,4 +238,4 @@ def constant_node_value(node: fx.Node, held: torch.Tensor | None) -> Constant:
     has_data = not (held.is_meta or held.is_quantized or isinstance(held, FakeTensor))
     if not has_data or held.layout != torch.strided:
         raise Refused(f"the values of '{node}' are not available")
-    return Constant.of(held)
+    return Constant.of(held, node)

@@ -8,7 +8,8 @@ is built from the replacement graph, the others repeat what was made for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+import operator
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from types import EllipsisType, NoneType
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,15 @@ from rewrite_engine.lowering.replacements import follows_from_types
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.match import CapturedCalls, Match
 from rewrite_engine.rewriting.build import Built, name_hint
+from rewrite_engine.rewriting.constants import Label, Store
+from rewrite_engine.rewriting.folding import (
+    Constant,
+    Fold,
+    computing,
+    constant_node_value,
+    fold_again,
+)
+from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import Derivation, ValueTypes
 from rewrite_engine.tensor_types import VALUE_KEYS
@@ -37,10 +47,10 @@ class Recipes:
     """What the matches of one run became, by all that it depended on."""
 
     def __init__(
-        self, transaction: Transaction, facts: GraphFacts, types: ValueTypes
+        self, transaction: Transaction, state: State, types: ValueTypes
     ) -> None:
-        self._transaction = transaction
-        self._facts = facts
+        self._store = Store(transaction, state, types)
+        self._facts = state.facts
         self._types = types
         self._known: dict[Hashable, _Recipe] = {}
         self._repeatable: dict[CompiledRule, bool] = {}
@@ -62,16 +72,19 @@ class Recipes:
         return known
 
     def repeat(self, outline: Outline, before: fx.Node) -> Built | None:
-        """The nodes of an equal match again, on this one's operands."""
+        """The nodes of an equal match again, on this one's operands.
+
+        Raises: Refused, if the constants that it folds are none, or become inf or nan.
+        """
         recipe = self._known.get(outline.key)
-        if recipe is None:
+        if recipe is None or not recipe.folding.fits(outline.nodes, self._facts):
             return None
-        return recipe.repeat(outline.nodes, before, self._transaction, self._types)
+        return recipe.repeat(outline.nodes, before, self._store)
 
     def learn(self, outline: Outline, built: Built) -> None:
         """Remember what a match became; `built` has passed every check on its types."""
         try:
-            recipe = _Recorder.record(outline.nodes, built, self._types)
+            recipe = _Recorder.record(outline.nodes, built, self._types, self._facts)
         except _NoRecipe:
             return
         self._known[outline.key] = recipe
@@ -165,6 +178,46 @@ class _Operands(tuple[Any, ...]):
     """A list that holds nodes."""
 
 
+class _Storing(NamedTuple):
+    """One constant to store, given by its index, as is the node it is named after."""
+
+    constant: int
+    label: Label
+    source: int | None
+
+
+@attrs.frozen(eq=False)
+class _Folding:
+    """Constants to read and to compute; calls are given constants by their index."""
+
+    read: tuple[int, ...]
+    kinds: tuple[Hashable, ...]
+    calls: tuple[tuple[Fold, torch.dtype], ...]
+
+    def fits(self, nodes: list[fx.Node], facts: GraphFacts) -> bool:
+        """Whether the constants of other nodes are of the same kinds."""
+        held = (facts.constant(nodes[index]) for index in self.read)
+        return all(map(operator.eq, map(_kind, held), self.kinds))
+
+    def run(self, nodes: list[fx.Node], facts: GraphFacts) -> list[Constant]:
+        """What was read, then what each call gives."""
+        read = [nodes[index] for index in self.read]
+        found = [constant_node_value(node, facts.constant(node)) for node in read]
+        with computing():
+            for (target, args, kwargs), dtype in self.calls:
+                filled = [_filled(arg, found) for arg in args]
+                named = {key: _filled(arg, found) for key, arg in kwargs.items()}
+                found.append(fold_again(Fold(target, filled, named), dtype))
+        return found
+
+
+def _kind(held: torch.Tensor | None) -> Hashable:
+    """What the type of a constant made from others depends on in one of them."""
+    if held is None or held.layout is not torch.strided:
+        return None
+    return type(held), held.dtype, held.shape, held.stride(), held.device
+
+
 class _Step(NamedTuple):
     """One node to create."""
 
@@ -177,12 +230,26 @@ class _Step(NamedTuple):
     """The matched call that it repeats with other operands."""
     derivation: Derivation | None
 
+    def create(self, nodes: list[fx.Node], before: fx.Node, store: Store) -> fx.Node:
+        """The node, on other operands."""
+        args = tuple([_filled(arg, nodes) for arg in self.args])
+        kwargs = {key: _filled(arg, nodes) for key, arg in self.kwargs.items()}
+        create = store.transaction.create
+        node = create(before, self.op, self.target, args, kwargs, self.name)
+        like = None if self.like is None else nodes[self.like]
+        if self.derivation is None:
+            store.types.infer(node, like=like)
+        else:
+            store.types.infer_again(node, self.derivation, like)
+        return node
+
 
 @attrs.frozen(eq=False)
 class _Recipe:
     """The nodes of a right side; nodes are given by their index."""
 
-    steps: tuple[_Step, ...]
+    folding: _Folding
+    steps: tuple[_Step | _Storing, ...]
     replaced: tuple[tuple[int, int], ...]
     copies: tuple[tuple[int, int], ...]
     names: Mapping[str, int]
@@ -191,30 +258,27 @@ class _Recipe:
         self,
         given: list[fx.Node],
         before: fx.Node,
-        transaction: Transaction,
-        types: ValueTypes,
+        store: Store,
     ) -> Built:
         nodes = list(given)
-        for op, target, name, step_args, step_kwargs, copied, derivation in self.steps:
-            args = tuple([_filled(arg, nodes) for arg in step_args])
-            kwargs = {key: _filled(arg, nodes) for key, arg in step_kwargs.items()}
-            node = transaction.create(before, op, target, args, kwargs, name)
-            nodes.append(node)
-            like = None if copied is None else nodes[copied]
-            if derivation is None:
-                types.infer(node, like=like)
+        constants = self.folding.run(nodes, store.state.facts)
+        for step in self.steps:
+            if isinstance(step, _Storing):
+                source = None if step.source is None else nodes[step.source]
+                constant = constants[step.constant]
+                nodes.append(store.add(before, constant, step.label, source))
             else:
-                types.infer_again(node, derivation, like)
+                nodes.append(step.create(nodes, before, store))
         return Built(
             tuple(nodes[len(given) :]),
             {nodes[old]: nodes[new] for old, new in self.replaced},
             {nodes[new]: nodes[old] for new, old in self.copies},
             {name: nodes[index] for name, index in self.names.items()},
-            (),
+            tuple([nodes[index] for index in self.folding.read]),
         )
 
 
-def _filled(value: Any, nodes: list[fx.Node]) -> Any:
+def _filled(value: Any, nodes: Sequence[Any]) -> Any:
     kind = type(value)
     if kind is _Operand:
         return nodes[value]
@@ -227,49 +291,96 @@ def _filled(value: Any, nodes: list[fx.Node]) -> Any:
 class _Recorder:
     """Turns the nodes of a match into a recipe."""
 
-    indices: Mapping[fx.Node, int]
+    nodes: Mapping[fx.Node, int]
+    constants: Mapping[fx.Node | Constant, int]
+    """Those that are read, by their nodes, then those that are computed."""
     types: ValueTypes
 
     @staticmethod
-    def record(given: list[fx.Node], built: Built, types: ValueTypes) -> _Recipe:
-        nodes = [*given, *built.created]
-        recorder = _Recorder({node: i for i, node in enumerate(nodes)}, types)
-        return recorder.recipe(built)
+    def record(
+        given: list[fx.Node], built: Built, types: ValueTypes, facts: GraphFacts
+    ) -> _Recipe:
+        nodes = _indices([*given, *built.created])
+        constants = _indices([*built.folded, *built.folds])
+        if any(nodes[node] >= len(given) for node in built.folded):
+            raise _NoRecipe
+        return _Recorder(nodes, constants, types).recipe(built, facts)
 
-    def recipe(self, built: Built) -> _Recipe:
+    def recipe(self, built: Built, facts: GraphFacts) -> _Recipe:
         index = self._index
-        steps = [self._step(node, built.copies.get(node)) for node in built.created]
         named = {n: v for n, v in built.names.items() if isinstance(v, fx.Node)}
         return _Recipe(
-            tuple(steps),
+            self._folding(built, facts),
+            tuple([self._step(node, built) for node in built.created]),
             tuple((index(old), index(new)) for old, new in built.replaced.items()),
             tuple((index(new), index(old)) for new, old in built.copies.items()),
             {name: index(node) for name, node in named.items()},
         )
 
-    def _index(self, node: fx.Node) -> int:
-        if node not in self.indices:
+    def _index(self, value: fx.Node | Constant) -> int:
+        if isinstance(value, fx.Node):
+            index = self.nodes.get(value)
+        elif isinstance(value.origin, fx.Node):
+            index = self.constants.get(value.origin)
+        else:
+            index = self.constants.get(value)
+        if index is None:
             raise _NoRecipe
-        return self.indices[node]
+        return index
 
-    def _step(self, node: fx.Node, like: fx.Node | None) -> _Step:
+    # --- constants ---
+
+    def _folding(self, built: Built, facts: GraphFacts) -> _Folding:
+        return _Folding(
+            tuple(map(self._index, built.folded)),
+            tuple(_kind(facts.constant(node)) for node in built.folded),
+            tuple((self._fold(each), each.dtype) for each in built.folds),
+        )
+
+    def _fold(self, constant: Constant) -> Fold:
+        if not isinstance(constant.origin, Fold):
+            raise _NoRecipe
+        return Fold(constant.origin.target, *self._arguments(*constant.origin[1:]))
+
+    # --- nodes ---
+
+    def _step(self, node: fx.Node, built: Built) -> _Step | _Storing:
+        if node in built.stored:
+            constant, label, source = built.stored[node]
+            named_after = None if source is None else self._index(source)
+            return _Storing(self._index(constant), label, named_after)
         if node.op not in _CALLS:
             raise _NoRecipe
+        like = built.copies.get(node)
         return _Step(
             node.op,
             node.target,
             name_hint(node.target),
-            tuple(map(self._template, node.args)),
-            {key: self._template(arg) for key, arg in node.kwargs.items()},
+            *self._arguments(node.args, node.kwargs),
             None if like is None else self._index(like),
             self.types.derivation(node, like),
         )
 
+    def _arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        named = {key: self._template(arg) for key, arg in kwargs.items()}
+        return tuple(map(self._template, args)), named
+
     def _template(self, value: Any) -> Any:
-        if isinstance(value, fx.Node):
+        if isinstance(value, (fx.Node, Constant)):
             return _Operand(self._index(value))
-        if is_literal(value):
-            return value
-        if type(value) is not immutable_list:
+        if type(value) in (list, immutable_list):
+            items = _Operands(map(self._template, value))
+            return items if any(map(_is_operand, items)) else value
+        if not is_literal(value):
             raise _NoRecipe
-        return _Operands(map(self._template, value))
+        return value
+
+
+def _is_operand(template: Any) -> bool:
+    return isinstance(template, (_Operand, _Operands))
+
+
+def _indices(values: list[Any]) -> dict[Any, int]:
+    return {value: index for index, value in enumerate(values)}

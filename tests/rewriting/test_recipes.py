@@ -138,6 +138,98 @@ def test_only_equal_matches_are_repeated(
 def test_what_names_other_nodes_than_the_match_is_not_repeated() -> None:
     graph = fx.Graph()
     stranger = graph.placeholder("x")
-    recorder = recipes._Recorder({}, None)  # type: ignore[arg-type]
+    recorder = recipes._Recorder({}, {}, None)  # type: ignore[arg-type]
     with pytest.raises(recipes._NoRecipe):
         recorder._template(stranger)
+
+
+def scaled(*dtypes: torch.dtype, value: float = 2.0) -> fx.GraphModule:
+    """A graph that multiplies `x` by a constant of each dtype."""
+    root, graph = torch.nn.Module(), fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["val"] = torch.ones(2, 3)
+    calls = []
+    for index, dtype in enumerate(dtypes):
+        root.register_buffer(f"c{index}", torch.full((3,), value + index, dtype=dtype))
+        read = graph.get_attr(f"c{index}")
+        calls.append(graph.call_function(torch.ops.aten.mul.Tensor, (x, read)))
+        calls[-1].meta["val"] = torch.ones(2, 3)
+    graph.output(tuple(calls))
+    return fx.GraphModule(root, graph)
+
+
+def outputs(gm: fx.GraphModule) -> list[Any]:
+    return [each.tolist() for each in gm(torch.ones(2, 3))]
+
+
+STACK = """rule r once {
+  y = mul(x, c)
+  where c is const
+=>
+  buffer d = sum(aten.stack.default([c * 2, c]), [0])
+  y' = mul(x, d)
+}"""
+
+
+def test_constants_are_computed_from_those_of_their_own_match(
+    repeated: list[object],
+) -> None:
+    gm = scaled(*[torch.float32] * 3)
+    engine.apply(gm, loads(STACK))
+    assert len(repeated) == 2
+    assert [each[0][0] for each in outputs(gm)] == [6.0, 9.0, 12.0]
+    assert list(dict(gm.named_buffers())) == ["c0_d", "c1_d", "c2_d"]
+
+
+def test_constants_of_another_kind_are_not_computed_alike(
+    repeated: list[object],
+) -> None:
+    gm = scaled(torch.float32, torch.float64, torch.float64)
+    engine.apply(gm, loads(STACK))
+    assert len(repeated) == 1
+    found = [each.dtype for each in gm.buffers()]
+    assert found == [torch.float32, torch.float64, torch.float64]
+
+
+def test_what_is_not_finite_is_refused_in_repeated_matches(
+    repeated: list[object],
+) -> None:
+    gm = scaled(*[torch.float32] * 3, value=-1.0)
+    rules = loads("""rule r once {
+      y = mul(x, c)
+      where c is const
+    =>
+      buffer d = 1 / c
+      y' = mul(x, d)
+    }""")
+    report = engine.apply(gm, rules).report
+    assert (report.matches, len(repeated)) == (2, 1)
+    assert "not finite" in str(report)
+    assert [each[0][0] for each in outputs(gm)] == [-1.0, 0.0, 1.0]
+    assert list(dict(gm.named_buffers())) == ["c1", "c0_d", "c2_d"]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_equal_layers_are_folded_alike(groups: int, repeated: list[object]) -> None:
+    def convolution() -> torch.nn.Module:
+        return torch.nn.ConvTranspose2d(6, 6, 3, groups=groups)
+
+    layers = [m for _ in range(4) for m in (convolution(), torch.nn.BatchNorm2d(6))]
+    fused = models.capture(torch.nn.Sequential(*layers), (torch.randn(2, 6, 8, 8),))
+    engine.apply(fused, load("qat_fuse"))
+    with torch.no_grad():
+        for buffer in fused.buffers():
+            buffer.add_(torch.rand(buffer.shape).to(buffer.dtype))
+    repeated.clear()
+    expected = built_one_by_one(copy.deepcopy(fused), load("qat_fold"))
+    assert not repeated
+    folded = copy.deepcopy(fused)  # names count on from the nodes that are there
+    engine.apply(folded, load("qat_fold"))
+    assert len(repeated) >= 3
+    assert described(folded) == described(expected)
+    state, wanted = (gm.state_dict(keep_vars=True) for gm in (folded, expected))
+    assert list(state) == list(wanted)
+    for name, tensor in state.items():
+        assert torch.equal(tensor, wanted[name])
+        assert type(tensor) is type(wanted[name])
+        assert tensor.requires_grad == wanted[name].requires_grad
