@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import loader
 from rewrite_engine.dsl.catalog import Catalog, default_catalog
-from rewrite_engine.explaining import explain as explaining
-from rewrite_engine.explaining.explanation import Explanation
-from rewrite_engine.extracting.pair import extract_pair
-from rewrite_engine.extracting.selection import extract
 from rewrite_engine.hooks import Hook, Hooks, hook_signatures
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.module_forms import ModuleClass, granted_signature
-from rewrite_engine.reporting.recorded import recorded
 from rewrite_engine.rewriting import run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Recompile, Result
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.verification.report import Verification
-from rewrite_engine.verification.verify import verify
+
+if TYPE_CHECKING:
+    from rewrite_engine.explaining.explanation import Explanation
+    from rewrite_engine.extracting.pair import extract_pair
+    from rewrite_engine.extracting.selection import extract
+    from rewrite_engine.verification.report import Verification
+    from rewrite_engine.verification.verify import verify
 
 __all__ = [
     "Explanation",
@@ -46,6 +48,21 @@ __all__ = [
     "loads",
     "verify",
 ]
+
+# What a program that only applies rules never needs is imported when it is asked for.
+_HOMES = {
+    "Explanation": "rewrite_engine.explaining.explanation",
+    "Verification": "rewrite_engine.verification.report",
+    "extract": "rewrite_engine.extracting.selection",
+    "extract_pair": "rewrite_engine.extracting.pair",
+    "verify": "rewrite_engine.verification.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rewrite_engine.engine' has no attribute '{name}'")
 
 
 Modules = Mapping[str, ModuleClass]
@@ -132,8 +149,10 @@ def apply(
     Raises: RewriteError if the rules run past their `limits`. Whatever is raised, the
     model is as it was before.
     """
-    applied = recorded if record else RuleSet.apply
-    return applied(
+    applied: Any = RuleSet.apply
+    if record:
+        applied = import_module("rewrite_engine.reporting.recorded").recorded
+    result: Result = applied(
         _rule_set(rules),
         model,
         recurse=recurse,
@@ -141,6 +160,7 @@ def apply(
         limits=limits,
         recompile=recompile,
     )
+    return result
 
 
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:
@@ -164,4 +184,6 @@ def explain(
     """
     rules = _rule_set(rules)
     asked = rules.rules if rule is None else (rules[rule],)
-    return explaining.explain(rules.program, asked, model, node)
+    explaining = import_module("rewrite_engine.explaining.explain")
+    explanation: Explanation = explaining.explain(rules.program, asked, model, node)
+    return explanation
