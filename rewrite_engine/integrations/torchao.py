@@ -171,7 +171,8 @@ def _unfoldable(match: Match) -> str | None:
         node = match.bindings[name]
         if node is not None and not _is_constant(node):
             return (
-                f"'{node}' is computed in the graph, so nothing can be folded into it"
+                f"'{node}' is computed in the graph or given to it, so nothing can be "
+                "folded into it"
             )
         if node is not None and _output_qspec(node):
             return f"'{node}' is quantized before the scale is folded into it"

@@ -8,7 +8,7 @@ and different inputs of a graph are taken to be different tensors.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
@@ -47,6 +47,7 @@ from rewrite_engine.rewriting.profiles import (
     overload_profile,
     packet_profile,
 )
+from rewrite_engine.rewriting.subgraphs import Subgraph, runs_subgraphs, subgraphs_of
 
 
 @attrs.frozen
@@ -180,6 +181,8 @@ def _concatenating(rule: _Rule) -> _Rule:
 def _learn(node: fx.Node) -> _Rule:
     """The rule of a function met for the first time, remembered if it is torch's."""
     target = node.target
+    if runs_subgraphs(target):
+        return _running
     if isinstance(target, OpOverload):
         profile: Profile | None = overload_profile(target)
     elif isinstance(target, OpOverloadPacket):
@@ -197,6 +200,51 @@ def _learn(node: fx.Node) -> _Rule:
     rule = _profile_rule(_with_impurity(profile, node))
     _RULES[id(target)] = (target, rule)
     return rule
+
+
+def _running(node: fx.Node) -> Effect:
+    """A higher-order operator does what its graphs do to its operands."""
+    subgraphs = subgraphs_of(node)
+    if subgraphs is None:
+        return _clobber(node)
+    effects = [_subgraph_effect(subgraph) for subgraph in subgraphs]
+    if any(effect.clobbers for effect in effects):
+        return _clobber(node)
+    return Effect(
+        writes=tuple(dict.fromkeys(n for effect in effects for n in effect.writes)),
+        aliases=tuple(dict.fromkeys(n for effect in effects for n in effect.aliases)),
+        random=any(effect.random for effect in effects),
+        effectful=any(effect.effectful for effect in effects),
+    )
+
+
+def _subgraph_effect(subgraph: Subgraph) -> Effect:
+    """What running a graph does to the operands that it is given."""
+    effects = {node: effect_of(node) for node in subgraph.nodes}
+    written = _origins([n for e in effects.values() for n in e.writes], effects)
+    returned = _origins(subgraph.nodes[-1].all_input_nodes, effects)
+    owned = any(node.op == "get_attr" for node in (*written, *returned))
+    return Effect(
+        writes=tuple(subgraph.operands[n] for n in written if n in subgraph.operands),
+        aliases=tuple(subgraph.operands[n] for n in returned if n in subgraph.operands),
+        clobbers=owned or any(effect.clobbers for effect in effects.values()),
+        random=any(effect.random for effect in effects.values()),
+        effectful=any(effect.effectful for effect in effects.values()),
+    )
+
+
+def _origins(
+    values: Iterable[fx.Node], effects: Mapping[fx.Node, Effect]
+) -> list[fx.Node]:
+    """The values, and those whose storage they may share by way of others."""
+    found: dict[fx.Node, None] = {}
+    todo = list(values)
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found[node] = None
+            todo += effects[node].aliases
+    return list(found)
 
 
 def _with_impurity(profile: Profile, node: fx.Node) -> Profile:

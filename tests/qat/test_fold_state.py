@@ -204,6 +204,30 @@ def test_a_norm_that_is_not_folded_goes_on_training():
     assert "what is not folded" in reasons["stop_training"]
 
 
+class WithoutGrad(nn.Module):
+    """A pair that is frozen by `no_grad`, which becomes a graph of its own, and one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = ConvBn(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+        self.pair = pair()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = self.frozen(x)
+        return self.pair(y)
+
+
+def test_a_graph_that_writes_other_constants_is_no_obstacle():
+    module = randomise_batch_norms(WithoutGrad())
+    gm = fused(module)
+    report = engine.apply(gm, FOLD).report
+    assert report.matches == 2 and not report.refusals
+    module.train()
+    module.pair.eval()
+    torch.testing.assert_close(gm(X), module(X), rtol=1e-5, atol=1e-5)
+
+
 def test_a_negative_variance_is_refused():
     gm = fused(model())
     gm.get_buffer("0.bn.running_var").fill_(-1.0)

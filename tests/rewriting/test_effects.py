@@ -319,3 +319,41 @@ def test_degenerate_calls_of_pure_functions_return_new_storage(
     assert effect_of(node) is PURE
     assert torch.equal(args[0], before)
     assert result.untyped_storage()._cdata != args[0].untyped_storage()._cdata
+
+
+class Inner(nn.Module):
+    """Runs `body` without gradients, on `x`, `y` and a buffer."""
+
+    def __init__(self, body: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("held", torch.ones(3))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x, y = x * 2, y * 2
+        with torch.no_grad():
+            z = self.body(x, y, self.held)
+        return z + 1
+
+
+def _set_third(x: torch.Tensor, y: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+    held.view(-1).add_(1)
+    return x + y + held
+
+
+BODIES = {
+    "computes": (lambda x, y, held: x.sin() * y + held, ""),
+    "returns a view": (lambda x, y, held: y.view(-1), "aliases=mul_1"),
+    "draws": (lambda x, y, held: torch.rand_like(x) + y * held, "random effectful"),
+    "writes a view of a buffer": (_set_third, "writes=held effectful"),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_graph_without_gradients_does_what_it_does_to_its_operands(body):
+    function, expected = BODIES[body]
+    x = torch.ones(3)
+    gm = torch.export.export(Inner(function), (x, x)).module()
+    target = torch.ops.higher_order.wrap_with_set_grad_enabled
+    (node,) = gm.graph.find_nodes(op="call_function", target=target)
+    assert summary(node, gm) == expected
