@@ -10,7 +10,7 @@ from torch import fx
 
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import Condition
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import CallKey, OperatorPattern, Spelling
 from rewrite_engine.lowering.patterns import (
     Way,
     below,
@@ -37,6 +37,8 @@ from rewrite_engine.matching.structure import (
 Block = list[Any]
 """Instructions in the order in which they run, before they are linked."""
 
+Readings = Mapping[CallKey, tuple[code.Reading, ...]]
+
 
 @attrs.define(eq=False)
 class RuleCompiler:
@@ -54,6 +56,7 @@ class RuleCompiler:
     definite: set[fx.Node] = attrs.field(factory=set)
     possible: set[fx.Node] = attrs.field(factory=set)
     waiting: list[Condition] = attrs.field(factory=list)
+    readings: dict[fx.Node, Readings] = attrs.field(factory=dict)
 
     @classmethod
     def compile(cls, rule: CompiledRule) -> RuleProgram:
@@ -291,46 +294,36 @@ class RuleCompiler:
     def _call(
         self, pattern: fx.Node, register: int, block: Block
     ) -> list[tuple[Any, int]]:
-        operator: OperatorPattern = pattern.target
         given = operands(pattern)
-        registers = {key: self._register() for key in given}
-        call = code.Call(register)
-        rest = ... in pattern.args
-        call.cases = {
-            key: tuple(
-                case
-                for spelling in spellings
-                for case in self._cases(pattern, call, spelling, registers, rest)
-            )
-            for key, spellings in operator.calls().items()
-        }
-        block.append(call)
-        return [(value, registers[key]) for key, value in given.items()]
+        first = self.size
+        registers = [self._register() for _ in given]
+        block.append(code.Call(register, first, self._readings_of(pattern)))
+        return list(zip(given.values(), registers, strict=True))
 
-    def _cases(
-        self,
-        pattern: fx.Node,
-        call: code.Call,
-        spelling: Spelling,
-        registers: Mapping[int | str, int],
-        rest: bool,
-    ) -> Iterator[code.Case]:
+    def _readings_of(self, pattern: fx.Node) -> Readings:
+        """A call may be reached along several ways, and is read alike on all."""
+        if pattern not in self.readings:
+            self.readings[pattern] = {
+                key: tuple([r for s in spellings for r in self._readings(pattern, s)])
+                for key, spellings in pattern.target.calls().items()
+            }
+        return self.readings[pattern]
+
+    def _readings(self, pattern: fx.Node, spelling: Spelling) -> Iterator[code.Reading]:
         operator: OperatorPattern = pattern.target
         canonical = spelling.canonical
         named = {}
-        for key, register in registers.items():
+        for position, key in enumerate(operands(pattern)):
             parameter = canonical.parameter(key)
             assert parameter is not None, f"{operator} has no operand {key}"
-            named[parameter.name] = register
+            named[parameter.name] = position
         for order in orders(operator, spelling.row, named):
-            read = tuple((order.get(n, n), r) for n, r in named.items())
+            read = tuple((order.get(n, n), position) for n, position in named.items())
             mentioned = {name for name, _ in read}
-            fixed = () if rest else tuple(defaults(spelling, mentioned))
-            yield code.Case(
-                call,
+            fixed = () if ... in pattern.args else tuple(defaults(spelling, mentioned))
+            yield code.Reading(
                 spelling,
                 spelling.reordered(order),
-                operator,
                 read,
                 fixed,
                 self.slots[pattern],

@@ -19,7 +19,6 @@ from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.lowering.literals import is_literal, literals_equal
 from rewrite_engine.lowering.operators import (
     CallKey,
-    OperatorPattern,
     Spelling,
     look_up,
 )
@@ -377,33 +376,33 @@ class Call(Linked):
     """A call of an operator, in any of its spellings and operand orders."""
 
     source: int
-    cases: Mapping[CallKey, tuple[Case, ...]] = attrs.field(factory=dict)
+    first: int
+    """The register of its first operand; the others follow."""
+    readings: Mapping[CallKey, tuple[Reading, ...]]
 
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
         node = registers[self.source]
         if not isinstance(node, fx.Node):
             return None
-        cases = look_up(self.cases, node, machine.facts)
-        if cases is None:
+        readings = look_up(self.readings, node, machine.facts)
+        if readings is None:
             return None
-        for case in reversed(cases[1:]):
-            machine.pending.append((case, registers.copy()))
-        return cases[0]
+        for reading in reversed(readings[1:]):
+            machine.pending.append((Case(self, reading), registers.copy()))
+        return Case(self, readings[0])
 
 
-@attrs.define(eq=False)
-class Case:
-    """One spelling and one operand order of a `Call`.
+@attrs.frozen(eq=False)
+class Reading:
+    """One spelling and one operand order of a pattern's call.
 
     `found` is the spelling with its operands in that order.
-    `operands` gives the register of each canonical parameter that the pattern names;
-    `defaults` the parameters that must be at their default.
+    `operands` gives the position in the pattern of each canonical parameter that it
+    names; `defaults` the parameters that must be at their default.
     """
 
-    call: Call
     spelling: Spelling
     found: Spelling
-    operator: OperatorPattern
     operands: tuple[tuple[str, int], ...]
     defaults: tuple[tuple[str, Any], ...]
     slot: int
@@ -412,22 +411,19 @@ class Case:
     row_literals: tuple[tuple[int, Any], ...]
     applies: Callable[[Mapping[str, Any]], bool] | None
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        node = registers[self.call.source]
-        arguments = self.spelling.arguments(node, machine.facts)
-        if arguments is None or not self._row_fits(registers):
+    def arguments(self, node: fx.Node, facts: GraphFacts) -> Mapping[str, Any] | None:
+        """The arguments of a call; None if it is not what the pattern asks for."""
+        arguments = self.spelling.arguments(node, facts)
+        if arguments is None:
             return None
         if self.applies is not None and not self.applies(arguments):
             return None
         if not all(literals_equal(arguments[name], d) for name, d in self.defaults):
             return None
-        for name, register in self.operands:
-            registers[register] = arguments[name]
-        registers[self.slot] = node
-        registers[self.spelling_slot] = self.found
-        return self.call.next
+        return arguments
 
-    def _row_fits(self, registers: Registers) -> bool:
+    def row_fits(self, registers: Registers) -> bool:
+        """Whether the family's row is this one; it is from here on, if it was none."""
         if self.row_slot is None:
             return True
         if registers[self.row_slot] is not UNBOUND:
@@ -436,3 +432,23 @@ class Case:
         for slot, value in self.row_literals:
             registers[slot] = value
         return True
+
+
+@attrs.frozen(eq=False)
+class Case:
+    """A call, read in one way."""
+
+    call: Call
+    reading: Reading
+
+    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+        call, reading = self.call, self.reading
+        node = registers[call.source]
+        arguments = reading.arguments(node, machine.facts)
+        if arguments is None or not reading.row_fits(registers):
+            return None
+        for name, position in reading.operands:
+            registers[call.first + position] = arguments[name]
+        registers[reading.slot] = node
+        registers[reading.spelling_slot] = reading.found
+        return call.next
