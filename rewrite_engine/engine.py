@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from rewrite_engine.assets import rules_directory
+from rewrite_engine.collector import paused_gc
 from rewrite_engine.dsl import loader
 from rewrite_engine.dsl.catalog import Catalog, default_catalog
 from rewrite_engine.hooks import Hook, Hooks, hook_signatures
@@ -69,6 +70,7 @@ Modules = Mapping[str, ModuleClass]
 """Module classes under the dotted names (`"acme.Linear"`) that rule files give them."""
 
 
+@paused_gc()
 def load(
     source: str | Path, *, modules: Modules | None = None, hooks: Hooks | None = None
 ) -> RuleSet:
@@ -87,6 +89,7 @@ def load(
     )
 
 
+@paused_gc()
 def loads(
     text: str,
     name: str = "<text>",

@@ -12,6 +12,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine import torch_ops
+from rewrite_engine.collector import paused_gc
 from rewrite_engine.dsl.checked import Phase, RuleFile, Test
 from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.result_types import check_result_types
@@ -35,6 +36,7 @@ class _Compiled:
         return _Compiled(tuple(map(compile_rule, file.rules)), file.phases)
 
     @cached_property
+    @paused_gc()
     def program(self) -> Program:
         return build_program(self.rules)
 

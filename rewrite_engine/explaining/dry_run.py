@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import attrs
 from torch import fx
 
+from rewrite_engine.collector import paused_gc
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.program import Program
 from rewrite_engine.rewriting.build import Built
-from rewrite_engine.rewriting.driver import Driver, Limits, paused_gc
+from rewrite_engine.rewriting.driver import Driver, Limits
 from rewrite_engine.rewriting.state import State
 
 Visit = tuple[str, fx.Node]

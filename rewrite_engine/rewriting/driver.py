@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections import Counter, deque
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import attrs
@@ -396,15 +394,3 @@ def watching(match: Match) -> set[fx.Node]:
         for call, spelling in match.calls.items()
         if spelling.form is not None and not spelling.signature.functions
     }
-
-
-@contextmanager
-def paused_gc() -> Iterator[None]:
-    """Rewriting makes many objects and no garbage cycles: collecting is wasted."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

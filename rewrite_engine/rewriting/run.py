@@ -12,12 +12,13 @@ import attrs
 from torch import fx
 from torch.export import ExportedProgram
 
+from rewrite_engine.collector import paused_gc
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import Judge, candidates, match_at, rules_at
 from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
-from rewrite_engine.rewriting.driver import Driver, Limits, Watch, paused_gc
+from rewrite_engine.rewriting.driver import Driver, Limits, Watch
 from rewrite_engine.rewriting.lazy_code import (
     GENERATED,
     recompile_now,
