@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import attrs
-import torch
 from torch import fx
 
 from rewrite_engine.lowering import markers
@@ -18,7 +17,6 @@ from rewrite_engine.lowering.replacements import REST_OF
 from rewrite_engine.lowering.scope import Unknown
 from rewrite_engine.lowering.symbolic import SYMBOLIC
 from rewrite_engine.matching.match import CapturedCalls, Match, MatchScope
-from rewrite_engine.rewriting.aliases import storage_keys
 from rewrite_engine.rewriting.constants import Label, Store
 from rewrite_engine.rewriting.folding import (
     Constant,
@@ -28,7 +26,7 @@ from rewrite_engine.rewriting.folding import (
 )
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.state import State
-from rewrite_engine.rewriting.state_writes import StateWriter
+from rewrite_engine.rewriting.state_writes import StateWriter, check_apart
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueTypes
 
@@ -125,24 +123,11 @@ class _Builder:
             if node.target in _CONSTANTS:
                 self.value(node)
         values = [each for node in writes for each in self._written(node)]
-        self._check_apart(values)
+        named = [(str(p.args[0].target), old, value) for p, old, value in values]
+        check_apart(self.match, self.state.facts, named)
         writer = StateWriter(self.match, self.transaction, self.state)
         for node, old, value in values:
             self._write(writer, node, old, value)
-
-    def _check_apart(self, values: list[tuple[fx.Node, fx.Node, Any]]) -> None:
-        """One tensor under two names (a module called twice, tied weights) is written
-        once, or twice alike.
-
-        Raises: Refused
-        """
-        seen: dict[Hashable, tuple[str, Any]] = {}
-        for pattern, old, value in values:
-            held, name = self.state.facts.constant(old), str(pattern.args[0].target)
-            for key in () if held is None else storage_keys(held):
-                other, before = seen.setdefault(key, (name, value))
-                if before is not value and not _is_equal(before, value):
-                    raise Refused(f"'{other}' and '{name}' are one tensor")
 
     def _written(self, pattern: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, Any]]:
         """The tensors that a statement writes: none if the operand is absent, one of
@@ -443,11 +428,6 @@ class _Builder:
 
 _CONSTANTS = (markers.param, markers.buffer, markers.value)
 _WRITES = (markers.write, markers.own)
-
-
-def _is_equal(one: Any, other: Any) -> bool:
-    both = isinstance(one, Constant) and isinstance(other, Constant)
-    return both and torch.equal(one.exact, other.exact)
 
 
 def _literal(value: Any) -> Any:

@@ -104,8 +104,8 @@ def fold_hook(
             exact = hook(*_map(args, _copy), **_map(kwargs, _copy))
     except Exception as error:
         raise Refused(f"a hook failed: {type(error).__name__}: {error}") from error
-    if not isinstance(exact, torch.Tensor):
-        raise Refused("a hook returned no tensor")
+    if not isinstance(exact, torch.Tensor) or not _has_values(exact):
+        raise Refused("a hook returned no tensor, or one whose values are elsewhere")
     dtype = next((v.dtype for v in inputs if v.dtype.is_floating_point), exact.dtype)
     dtype = dtype if exact.is_floating_point() else exact.dtype
     _check_finite(exact, dtype, inputs)
@@ -191,13 +191,16 @@ def _pointwise_dtype(target: Callable[..., Any], args: Any, kwargs: Any) -> torc
 def _check_finite(
     exact: torch.Tensor, dtype: torch.dtype, inputs: Iterable[Constant]
 ) -> None:
-    if _is_finite(exact.to(dtype)):
+    if is_finite(exact.to(dtype)):
         return
-    if all(_is_finite(value.exact) for value in inputs):
+    if all(is_finite(value.exact) for value in inputs):
         raise Refused("folding finite constants gives a value that is not finite")
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has neither nan nor infinite elements."""
+    if tensor.itemsize == 1 and tensor.is_floating_point():
+        tensor = tensor.float()  # no sum is defined for eight bits
     # What is not finite stays so in a sum, which is cheaper than a tensor of answers.
     if cmath.isfinite(tensor.sum().item()):
         return True
@@ -235,7 +238,13 @@ def constant_node_value(node: fx.Node, held: torch.Tensor | None) -> Constant:
     """
     if held is None:
         raise Refused(f"'{node}' is not a constant")
-    has_data = not (held.is_meta or held.is_quantized or isinstance(held, FakeTensor))
-    if not has_data or held.layout != torch.strided:
+    if not _has_values(held):
         raise Refused(f"the values of '{node}' are not available")
     return Constant.of(held, node)
+
+
+def _has_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a plain array of numbers in memory."""
+    if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        return False
+    return not isinstance(tensor, FakeTensor) and tensor.layout == torch.strided

@@ -78,10 +78,11 @@ class Readers:
         called = owned_module(node, owner)
         # The calls inside another graph are readers themselves.
         if called is not None and not isinstance(called, fx.GraphModule):
-            yield from _held_by(called)
+            yield from tensors_of(called)
 
 
-def _held_by(module: nn.Module) -> Iterator[torch.Tensor]:
+def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """The tensors that a module and those inside it hold."""
     for part in module.modules():
         for kept in (part._parameters, part._buffers, vars(part)):
             yield from (t for t in kept.values() if isinstance(t, torch.Tensor))

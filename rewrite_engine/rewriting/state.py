@@ -140,8 +140,10 @@ class ModuleState:
             return self.staged, path
         owner, _, name = path.rpartition(".")
         holder = self.facts.module.get_submodule(owner)
-        tables: tuple[Table, ...] = (holder._parameters, holder._buffers, vars(holder))
-        return next(table for table in tables if name in table), name
+        for table in (holder._parameters, holder._buffers, vars(holder)):
+            if name in table and not hasattr(type(holder), name):
+                return table, name
+        raise Refused(f"'{path}' is computed or belongs to a class: it is not written")
 
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
@@ -215,7 +217,9 @@ class ProgramState:
     def _place(self, node: fx.Node) -> tuple[Table, str]:
         if node.name in self.staged:
             return self.staged, node.name
-        target = self.facts.names[node.name]
+        target = self.facts.names.get(node.name)
+        if target is None:
+            raise Refused(f"'{node}' is no state of the program: it is not written")
         state = self.program.state_dict
         return (state if target in state else self.program.constants), target
 

@@ -7,13 +7,18 @@ alone, or left to those readers while the match gets one of its own.
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import fx, nn
 
+from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching.match import Match
-from rewrite_engine.rewriting.folding import Constant
+from rewrite_engine.rewriting.aliases import storage_keys
+from rewrite_engine.rewriting.folding import Constant, is_finite
+from rewrite_engine.rewriting.readers import tensors_of
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.state import State, fresh_name
 from rewrite_engine.rewriting.transaction import Transaction
@@ -77,8 +82,7 @@ class StateWriter:
         parent = facts.module.get_submodule(parent_path)
         fresh = fresh_name(f"{name}_1", lambda n: attribute(parent, n) is not UNKNOWN)
         target = f"{parent_path}.{fresh}".lstrip(".")
-        inner = path[len(called) + 1 :].split(".")[:-1]
-        parent._modules[fresh] = _cloned(facts.module.get_submodule(called), inner)
+        parent._modules[fresh] = _cloned(facts.module.get_submodule(called), {})
         self.transaction.record(lambda: parent._modules.pop(fresh))
         self._clones[called] = target
         for call in self.match.calls:
@@ -97,6 +101,64 @@ class StateWriter:
         return node
 
 
+def check_apart(
+    match: Match, facts: GraphFacts, writes: Sequence[tuple[str, fx.Node, Any]]
+) -> None:
+    """Whether each written tensor, given with its name and new value, is read by the
+    match under no name but those that are written alike: a module called twice or
+    tied weights are one tensor.
+
+    Raises: Refused
+    """
+    written: dict[Hashable, tuple[str, Any]] = {}
+    names = {name for name, _, _ in writes}
+    for name, node, value in writes:
+        for key in _memory(facts, node):
+            other, before = written.setdefault(key, (name, value))
+            if before is not value and not _is_equal(before, value):
+                raise Refused(f"'{other}' and '{name}' are one tensor")
+    for name, bound in match.bindings.items():
+        nodes = bound if isinstance(bound, list) else [bound]
+        for node in nodes if name not in names else ():
+            for key in _memory(facts, node) & written.keys():
+                raise Refused(f"'{written[key][0]}' and '{name}' are one tensor")
+    _check_named(match, facts, writes)
+
+
+def _check_named(
+    match: Match, facts: GraphFacts, writes: Sequence[tuple[str, fx.Node, Any]]
+) -> None:
+    """Whether as many calls read a written tensor as the pattern gives it to."""
+    given = {name: 0 for name, _, _ in writes if name not in match.rule.lists}
+    memory = {name: _memory(facts, node) for name, node, _ in writes}
+    for placeholder in match.rule.matcher_graph.find_nodes(op="placeholder"):
+        calls = sum("guard" not in user.meta for user in placeholder.users)
+        for name in given.keys() & placeholder.meta["names"]:
+            given[name] += calls
+    for name in given:
+        # Names of one tensor, which are written alike, are counted together.
+        alike = sum(n for other, n in given.items() if memory[other] & memory[name])
+        readers = [c for c in match.calls if _read_by(c, facts) & memory[name]]
+        if len(readers) > alike:
+            raise Refused(f"'{readers[-1]}' also reads '{name}', under no name")
+
+
+def _memory(facts: GraphFacts, node: object) -> set[Hashable]:
+    tensor = facts.constant(node) if isinstance(node, fx.Node) else None
+    return set() if tensor is None else set(storage_keys(tensor))
+
+
+def _read_by(call: fx.Node, facts: GraphFacts) -> set[Hashable]:
+    held = [] if (called := facts.called(call)) is None else tensors_of(called)
+    operands = (_memory(facts, operand) for operand in call.all_input_nodes)
+    return set().union(*operands, *(set(storage_keys(t)) for t in held))
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    both = isinstance(one, Constant) and isinstance(other, Constant)
+    return both and torch.equal(one.exact, other.exact)
+
+
 def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
     """A value as a tensor that can take the place of `old`: its class, dtype, layout,
     and whether it has gradients.
@@ -110,11 +172,13 @@ def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
             f"'{name}' has the shape {list(old.shape)}, and would become "
             f"{list(value.exact.shape)}"
         )
-    if value.exact.is_floating_point() and not old.is_floating_point():
-        raise Refused(f"'{name}' holds {old.dtype}, and would become floating point")
+    if not torch.can_cast(value.exact.dtype, old.dtype):
+        raise Refused(f"'{name}' holds {old.dtype}, and would become {value.dtype}")
     new = torch.empty_like(old, requires_grad=False)
     with torch.no_grad():
         new.copy_(value.exact)
+    if not _is_kept(value.exact, new):
+        raise Refused(f"'{name}' holds {old.dtype}, too small for what it would become")
     if not isinstance(old, nn.Parameter):
         return new.requires_grad_(old.requires_grad)
     parameter = nn.Parameter(new, requires_grad=old.requires_grad)
@@ -122,11 +186,20 @@ def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
     return parameter
 
 
-def _cloned(module: nn.Module, inner: list[str]) -> nn.Module:
-    """A copy of a module and of the modules on a path inside it; tensors are shared."""
-    clone = copy.copy(module)
-    for kind in ("_parameters", "_buffers", "_modules"):
-        clone.__dict__[kind] = dict(module.__dict__[kind])
-    if inner:
-        clone._modules[inner[0]] = _cloned(module.get_submodule(inner[0]), inner[1:])
-    return clone
+def _is_kept(exact: torch.Tensor, new: torch.Tensor) -> bool:
+    """Whether a value is kept, or rounded at most: nothing overflows."""
+    if new.is_floating_point() or new.is_complex():
+        return is_finite(new) or not is_finite(exact)
+    return torch.equal(new.to(exact.dtype), exact)
+
+
+def _cloned(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """A copy of a module and of those inside it; tensors are shared."""
+    if module not in done:
+        clone = done[module] = copy.copy(module)
+        for kind in ("_parameters", "_buffers"):
+            clone.__dict__[kind] = dict(module.__dict__[kind])
+        inner = module._modules.items()
+        parts = {n: None if m is None else _cloned(m, done) for n, m in inner}
+        clone.__dict__["_modules"] = parts
+    return done[module]

@@ -270,6 +270,120 @@ def test_what_the_graph_writes_is_no_constant() -> None:
     assert "may write the constant" in reasons(fx.symbolic_trace(Model()), OWN)[0]
 
 
+class Twice(nn.Module):
+    """Two calls that read one weight: of one module, of two, or through a view."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        if kind == "called twice":
+            self.b = self.a
+        elif kind == "tied":
+            self.b.weight = self.a.weight
+        else:
+            self.b.weight = nn.Parameter(self.a.weight.detach().view(3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(x) + self.b(torch.neg(x))
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize("write", ["w", "own w"])
+@pytest.mark.parametrize("kind", ["called twice", "tied", "view"])
+@pytest.mark.parametrize("other", ["v2, b2", ".."])
+def test_a_match_does_not_read_what_it_writes_under_another_name(
+    kind: str, write: str, other: str, exported: bool
+) -> None:
+    rules = f"""
+    rule r once {{
+      z = add(y1, y2)
+      y1 = linear(x, w, b)
+      y2 = linear(v, {other})
+    =>
+      {write} <- w * 2
+      y3 = linear(x / 2, w, b)
+      y4 = linear(v, {other if other != ".." else "..y2"})
+      z' = add(y3, y4)
+    }}
+    """
+    x, model = torch.randn(2, 3), Twice(kind)
+    expected = model(x)
+    program = torch.export.export(model, (x,)) if exported else None
+    graph = program or fx.symbolic_trace(model)
+    (reason,) = reasons(graph, rules)
+    assert "are one tensor" in reason or "under no name" in reason
+    run = program.module() if program is not None else graph
+    assert torch.equal(run(x), expected)
+
+
+class Product(nn.Module):
+    def __init__(self, w: torch.Tensor, s: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("w", w)
+        self.register_buffer("s", s)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.neg(self.w + x) * self.s
+
+
+@pytest.mark.parametrize(
+    ("held", "factor", "reason"),
+    [
+        (torch.int8, torch.tensor(100, dtype=torch.int32), "too small"),
+        (torch.float16, torch.tensor([1e6]), "too small"),
+        (torch.float32, torch.tensor([1j]), "would become torch.complex64"),
+        (torch.int64, torch.tensor([0.5]), "would become torch.float32"),
+    ],
+    ids=["int8", "float16", "complex", "fraction"],
+)
+def test_what_a_tensor_cannot_hold_is_refused(
+    held: torch.dtype, factor: torch.Tensor, reason: str
+) -> None:
+    w = torch.full((3,), 100).to(held)
+    graph = fx.symbolic_trace(Product(w, factor.expand(3).clone()))
+    rules = "rule r once { y = add(w, x) z = mul(neg(y), s) => w <- w * s  z' = s }"
+    rules = rules.replace("z' = s", "z' = mul(neg(add(w, x)), s)")
+    assert reason in reasons(graph, rules)[0]
+    assert graph.w is w
+
+
+def test_numbers_of_eight_bits_are_checked_too() -> None:
+    graph = fx.symbolic_trace(Layer())
+    graph.fc.weight = nn.Parameter(graph.fc.weight.detach().to(torch.float8_e4m3fn))
+    engine.apply(graph, hooked(lambda w: w * 0 + 2))
+    assert graph.fc.weight.dtype == torch.float8_e4m3fn
+    assert torch.equal(graph.fc.weight.float(), torch.full((3, 4), 2.0))
+
+
+def hooked(function: Any) -> Any:
+    def change(w: torch.Tensor) -> torch.Tensor:
+        return function(w)
+
+    text = DOUBLE.replace("w * 2", "change(w)")
+    hooks = {"acme.hooks": {"change": change}}
+    return loads(f"use acme.hooks (change)\n{text}", hooks=hooks)
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse"])
+def test_a_hook_returns_numbers(kind: str) -> None:
+    rules = hooked(lambda w: w.to("meta") if kind == "meta" else w.to_sparse())
+    (refusal,) = engine.apply(fx.symbolic_trace(Layer()), rules).report.refusals
+    assert "a hook returned no tensor" in refusal.reason
+
+
+def test_what_is_computed_is_not_written() -> None:
+    class Double(nn.Module):
+        def forward(self, w: torch.Tensor) -> torch.Tensor:
+            return w * 2
+
+    root, graph = Layer(), fx.Graph()
+    nn.utils.parametrize.register_parametrization(root.fc, "weight", Double())
+    x = graph.placeholder("x")
+    weight = graph.create_node("get_attr", "fc.weight")
+    graph.output(graph.call_function(F.linear, (graph.call_module("fc", (x,)), weight)))
+    assert "is computed" in reasons(fx.GraphModule(root, graph), DOUBLE)[0]
+
+
 # --- undoing ---
 
 
