@@ -56,3 +56,10 @@ def test_statistics_in_another_precision(model):
     assert engine.apply(gm, RULES).report.matches == 2
     assert {p.dtype for p in gm.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(gm(x), mixed(x), rtol=5e-2, atol=5e-2)
+
+
+def test_a_graph_without_types_is_told_so(model):
+    gm = torch.fx.symbolic_trace(copy.deepcopy(model))
+    report = engine.apply(gm, RULES).report
+    assert not report.matches and len(report.refusals) == 3
+    assert all("no rank is recorded" in r.reason for r in report.refusals)
