@@ -100,7 +100,8 @@ class GraphFacts:
 
     def is_lifted(self, node: fx.Node) -> bool:
         """Whether a placeholder stands for state that no run writes back."""
-        return node.name in self.lifted and node.name not in self.mutated
+        is_state = node.name in self.lifted or node.name in self.staged
+        return is_state and node.name not in self.mutated
 
     def state_name(self, node: fx.Node) -> str | None:
         """The qualified name of the parameter or buffer that a node is, if any.

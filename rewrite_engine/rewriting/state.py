@@ -250,7 +250,9 @@ class ProgramState:
                 table.update(before)
 
         transaction.record(undo)
-        tables[0].update(self.staged)
+        # What a later rewrite folded again has left the graph.
+        live = {n.name for n in self.program.graph.find_nodes(op="placeholder")}
+        tables[0].update({n: t for n, t in self.staged.items() if n in live})
         signature.input_specs[:] = self._input_specs()
         signature.output_specs[:] = self._output_specs()
         self._drop_unread({s.target for s in specs[0] if s.target is not None})

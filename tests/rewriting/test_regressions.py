@@ -331,3 +331,32 @@ def test_a_choice_between_constants_is_stored_under_the_name_chosen():
         assert engine.apply(gm, rules).modified
         torch.testing.assert_close(gm(x), expected)
         assert ("bias_shifted" in gm.state_dict()) is bias
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_constant_that_is_folded_again_leaves_the_state(exported: bool) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3, 3))
+            self.s, self.t = nn.Buffer(torch.rand(3)), nn.Buffer(torch.rand(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.w) * self.s * self.t
+
+    rules = """rule f {
+      z = mul(linear(x, w), s)
+      where s is const, w is const
+    =>
+      param w2 = w * reshape(s, [-1, 1])
+      z' = linear(x, w2)
+    }"""
+    model = Model()
+    expected = model(X)
+    program = torch.export.export(model, (X,)) if exported else None
+    graph = program or fx.symbolic_trace(model)
+    assert engine.apply(graph, loads(rules)).report.matches == 2
+    run = graph.module() if program is not None else graph
+    state = graph.state_dict if program is not None else graph.state_dict()
+    assert len(state) == 1
+    torch.testing.assert_close(run(X), expected)
