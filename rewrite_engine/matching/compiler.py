@@ -22,6 +22,7 @@ from rewrite_engine.lowering.patterns import (
 )
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
+from rewrite_engine.matching.chains import Advance, ChainSlots, Enter, Repeat
 from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
 from rewrite_engine.matching.program import CaptureLayout, RuleProgram
 from rewrite_engine.matching.structure import (
@@ -50,7 +51,7 @@ class RuleCompiler:
     rule: CompiledRule
     slots: dict[fx.Node, int] = attrs.field(factory=dict)
     spelling_slots: dict[fx.Node, int] = attrs.field(factory=dict)
-    chains: dict[fx.Node, code.ChainSlots] = attrs.field(factory=dict)
+    chains: dict[fx.Node, ChainSlots] = attrs.field(factory=dict)
     size: int = 1
     row: int | None = None
     definite: set[fx.Node] = attrs.field(factory=set)
@@ -121,7 +122,7 @@ class RuleCompiler:
             if node.target is markers.chain:
                 self.chains[node] = self._chain_slots(node)
 
-    def _chain_slots(self, chain: fx.Node) -> code.ChainSlots:
+    def _chain_slots(self, chain: fx.Node) -> ChainSlots:
         link, hole, _, least = chain.args
         self.slots[hole] = self._register()
         inside = list(below(link))
@@ -129,7 +130,7 @@ class RuleCompiler:
         calls = [node for node in inside if node in self.spelling_slots]
         spellings = [self.spelling_slots[node] for node in calls]
         local = [self.slots[node] for node in inside if node in self.slots]
-        return code.ChainSlots(
+        return ChainSlots(
             self._register(),
             self.slots[hole],
             self._register(),
@@ -241,11 +242,11 @@ class RuleCompiler:
     ) -> list[tuple[Any, int]]:
         """Links are matched in a loop; what they bind is gathered in lists."""
         chain, (link, _, inner, _) = self.chains[pattern], pattern.args
-        block.append(code.Enter(register, chain))
+        block.append(Enter(register, chain))
         body: Block = []
         self._visit_all([(link, chain.current)], body)
-        body.append(code.Advance(chain))
-        block.append((code.Repeat(chain), body))
+        body.append(Advance(chain))
+        block.append((Repeat(chain), body))
         self.definite |= {n for n in below(link) if n.op == "placeholder"}
         return [(inner, chain.current)]
 
@@ -399,7 +400,7 @@ def _link_item(item: Any, after: Any) -> Any:
     if isinstance(instruction, code.Once):
         instruction.next = after
         instruction.first = link(inner, after)
-    elif isinstance(instruction, code.Repeat):
+    elif isinstance(instruction, Repeat):
         instruction.done = after
         instruction.link = link(inner, instruction)
     elif isinstance(instruction, code.IfAbsent):
