@@ -221,10 +221,12 @@ class AliasIndex:
 
     def _find(self, member: Hashable) -> Hashable:
         parents = self._parents
-        root = member
+        root = parents.get(member)
+        if root is None:
+            return member
         while (parent := parents.get(root)) is not None:
             root = parent
-        while member != root:
+        while member is not root:
             parents[member], member = root, parents[member]
         return root
 

@@ -206,7 +206,8 @@ class _Writer:
         """An assignment, and the release of the values that are not read again."""
         if node.type is not None:
             raise _Unusual
-        dying = [self._name(last) for last in self._dying.get(node, ())]
+        # The operands got their names when they were written.
+        dying = [self._names[last] for last in self._dying.get(node, ())]
         if not node.users:
             dying.append(name)
         if not dying:

@@ -119,9 +119,10 @@ def _gather(node: fx.Node) -> Effect:
 def _profile_rule(profile: Profile) -> _Rule:
     if profile == INERT:
         return _pure
+    is_switched = any(touch.switches for touch in profile.touches)
 
     def rule(node: fx.Node) -> Effect:
-        touches = list(profile.applying(node))
+        touches = list(profile.applying(node)) if is_switched else profile.touches
         writes = _operands([t.slot.argument(node) for t in touches if t.writes])
         aliases = _operands([t.slot.argument(node) for t in touches if t.aliases])
         if profile.gathers:

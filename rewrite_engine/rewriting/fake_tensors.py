@@ -57,7 +57,7 @@ class FakeTensors:
             torch._C._set_warn_deprecated_on_mutable_data_ptr(value)
         else:
             torch._C._set_throw_on_mutable_data_ptr(value)
-        value.__dict__.update(attributes)
+        value.__dict__ = attributes.copy()
         return value
 
 

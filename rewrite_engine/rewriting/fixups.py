@@ -17,7 +17,8 @@ Edge = tuple[fx.Node, fx.Node]
 
 def describe(match: Match, built: Built) -> None:
     """Give every created node its metadata: place, history, annotations."""
-    heirs = {new: old for old, new in built.replaced.items() if new in built.created}
+    created = set(built.created)
+    heirs = {new: old for old, new in built.replaced.items() if new in created}
     heirs |= {new: old for new, old in built.copies.items() if new not in heirs}
     nearest = list(match.calls)
     history = metadata.provenance(match.rule.name, match.rule.place, nearest)
@@ -29,7 +30,7 @@ def describe(match: Match, built: Built) -> None:
             metadata.fill(node, place)
         node.meta["from_node"] = list(history)
     for old, new in built.replaced.items():
-        if new in built.created:
+        if new in created:
             metadata.keep_value(new, old)
     _copy_stated(match, built)
 

@@ -126,7 +126,9 @@ def _own(value: Any) -> Any:
     if type(value) in _SHARED:
         return value
     if type(value) is dict:
-        return {k: v if type(v) in _SHARED else _own(v) for k, v in value.items()}
+        if _SHARED.issuperset(map(type, value.values())):
+            return value.copy()
+        return {k: _own(v) for k, v in value.items()}
     if type(value) is list:
         return [_own(item) for item in value]
     if isinstance(value, (dict, list, set)):

@@ -36,12 +36,12 @@ class Slot:
 
     def argument(self, node: fx.Node) -> Any:
         """What `node` passes, or the default."""
-        args = node.args
+        args, kwargs = node._args, node._kwargs  # the properties cost as much again
         if 0 <= self.position < len(args):
             return args[self.position]
-        for name in self.names if node.kwargs else ():
-            if name in node.kwargs:
-                return node.kwargs[name]
+        for name in self.names if kwargs else ():
+            if name in kwargs:
+                return kwargs[name]
         return self.default
 
 

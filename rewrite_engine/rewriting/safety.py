@@ -108,7 +108,7 @@ def _check_barrier(site: Site, aliases: AliasIndex) -> None:
     """What the match reads must not be written between there and the new place."""
     calls = site.match.calls
     for call in calls:
-        start, end = sorted((call, site.before))
+        start, end = _in_order(call, site.before)
         if start is end or start.next is end:
             continue
         write = aliases.writes_between(call.all_input_nodes, start, end, calls)
@@ -119,13 +119,17 @@ def _check_barrier(site: Site, aliases: AliasIndex) -> None:
             raise Refused(f"'{write}' may write what '{call}' reads, in between")
 
 
+def _in_order(a: fx.Node, b: fx.Node) -> tuple[fx.Node, fx.Node]:
+    return (b, a) if b < a else (a, b)
+
+
 def _check_effects(site: Site, aliases: AliasIndex) -> None:
     """Random and writing calls move past nothing that could tell the difference."""
     calls = site.match.calls
     for call, effect in site.effects.items():
         if call is site.before or not effect.effectful:
             continue
-        start, end = sorted((call, site.before))
+        start, end = _in_order(call, site.before)
         other = aliases.effects_between(start, end, calls)
         other = other or aliases.reads_between(effect.writes, start, end, calls)
         if other is not None:
