@@ -234,6 +234,8 @@ def _compile_comparison(
 
 def values_equal(left: Any, right: Any) -> bool:
     """Equality in guards: nodes by identity, devices and dtypes also by their name."""
+    if type(left) is int and type(right) is int:
+        return left == right  # most are sizes
     if isinstance(left, fx.Node) or isinstance(right, fx.Node):
         return left is right
     for value, other in ((left, right), (right, left)):

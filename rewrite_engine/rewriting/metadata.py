@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from torch import fx
+from torch._ops import OpOverload
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
 from rewrite_engine.tensor_types import UNKNOWN, VALUE_KEYS, recorded
@@ -98,9 +100,17 @@ def _source(node: fx.Node, pass_name: str, seen: set[int]) -> NodeSource:
 
 
 def _target_name(node: fx.Node) -> str:
+    if isinstance(node.target, OpOverload):
+        return _overload_name(node.target)
     if node.op == "call_function":
         return node._pretty_print_target(node.target)
     return str(node.target)
+
+
+@lru_cache(maxsize=1024)
+def _overload_name(overload: OpOverload) -> str:
+    """What fx calls an operator, found once: it searches torch for the name."""
+    return fx.Node._pretty_print_target(overload)
 
 
 def _history(node: fx.Node, seen: set[int]) -> list[NodeSource]:
