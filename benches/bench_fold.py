@@ -106,11 +106,11 @@ def measure_growth(pairs: int, runs: int = 3) -> Growth:
 
 
 def seconds_to_load() -> float:
-    """Reading, checking and compiling both rule sets."""
-    start = time.perf_counter()
+    """Processor time of reading, checking and compiling both rule sets."""
+    start = time.process_time()
     for library in LIBRARIES:
         _ = load(library).program
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def rule_lines(library: str) -> int:

@@ -92,7 +92,7 @@ def erase(node: fx.Node) -> None:
         hook(node)
     graph._find_nodes_lookup_table.remove(node)
     node._remove_from_list()
-    node._erased = True
+    fx.node._NodeBase.__setattr__(node, "_erased", True)
     graph._len -= 1
 
 
