@@ -558,3 +558,11 @@ def test_parsing_imports_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["value", "own", "rule", "w"])
+@pytest.mark.parametrize("own", [False, True])
+def test_any_name_can_be_written(name: str, own: bool) -> None:
+    write = f"own {name}" if own else name
+    file = parsed(f"rule r {{ {name} = f(_) => {write} <- 1 }}")
+    assert [(a.target, a.own) for a in file.items[0].right] == [(name, own)]
