@@ -323,7 +323,7 @@ class Choose:
 
 @attrs.frozen
 class Initial:
-    """`initial(w)`: the state that `w` was before any write of the run."""
+    """`initial(w)`: the state that `w` was before any write of the phase."""
 
     name: str
     span: Span = _span()

@@ -257,7 +257,7 @@ class Right:
 
 
 INITIAL: Final = "initial"
-"""`initial(w)`: what the state `w` was before any write of the run."""
+"""`initial(w)`: what the state `w` was before any write of the phase."""
 
 _FORMS: Final[Mapping[type, str]] = {
     nodes.Wildcard: "`_`",
