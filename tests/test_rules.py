@@ -80,3 +80,8 @@ def test_a_failing_test_says_what_happened() -> None:
     assert "expected wrong * 2, found 1" in outcome.message
     assert "output 0 differs" in outcome.message
     assert "refused with 'no reason'" in outcome.message
+
+
+@pytest.mark.parametrize("path", LIBRARIES, ids=lambda path: path.stem)
+def test_every_rule_has_documentation(path: Path) -> None:
+    assert [rule.name for rule in load(path) if not rule.doc] == []
