@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rewrite_engine.atomic import replacing
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
+from rewrite_engine.commands.options import add_trust_pickle
 from rewrite_engine.commands.outcome import DONE, UsageError
 from rewrite_engine.commands.report_table import print_report
 
@@ -50,11 +51,7 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--recurse", action="store_true", help="rewrite subgraphs, such as branches"
     )
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="load a model even if that may run code stored in it",
-    )
+    add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
+from rewrite_engine.commands.options import add_trust_pickle
 from rewrite_engine.commands.outcome import FINDINGS
 
 if TYPE_CHECKING:
@@ -31,11 +32,7 @@ def register(commands: Subparsers) -> None:
         help="a command that ends with 0 for a good model; its path takes the place "
         "of `{}`, or comes last",
     )
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="load a model even if that may run code stored in it",
-    )
+    add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
+from rewrite_engine.commands.options import add_trust_pickle
 from rewrite_engine.commands.outcome import DONE
 
 if TYPE_CHECKING:
@@ -29,11 +30,7 @@ def register(commands: Subparsers) -> None:
     )
     parser.add_argument("rules", metavar="RULES", help="library, or path")
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.pt2")
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="load models even if that may run code stored in them",
-    )
+    add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rewrite_engine.commands import console
+from rewrite_engine.commands.options import add_trust_pickle
 from rewrite_engine.commands.outcome import DONE, FINDINGS
 
 if TYPE_CHECKING:
@@ -33,11 +34,7 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--context", type=int, default=3, metavar="N", help="lines around changes"
     )
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="load models even if that may run code stored in them",
-    )
+    add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
 

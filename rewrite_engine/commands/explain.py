@@ -10,6 +10,7 @@ from rich.text import Text
 
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path, rules_in
+from rewrite_engine.commands.options import add_trust_pickle
 from rewrite_engine.commands.outcome import DONE, UsageError
 
 if TYPE_CHECKING:
@@ -26,11 +27,7 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--most", type=int, default=3, metavar="K", help="places a rule (default: 3)"
     )
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="load a model even if that may run code stored in it",
-    )
+    add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
 

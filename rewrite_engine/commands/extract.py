@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewrite_engine.commands import console
+from rewrite_engine.commands.options import add_trust_pickle
 from rewrite_engine.commands.outcome import DONE, UsageError
 
 if TYPE_CHECKING:
@@ -36,11 +37,7 @@ def register(commands: Subparsers) -> None:
         action="store_true",
         help="take any literals, as `$names`, instead of those of the example",
     )
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="load a model even if that may run code stored in it",
-    )
+    add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
 
