@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,10 +152,10 @@ def apply(
     Raises: RewriteError if the rules run past their `limits`. Whatever is raised, the
     model is as it was before.
     """
-    applied: Any = RuleSet.apply
+    applied: Callable[..., Result] = RuleSet.apply
     if record:
-        applied = import_module("rewrite_engine.reporting.recorded").recorded
-    result: Result = applied(
+        from rewrite_engine.reporting.recorded import recorded as applied
+    return applied(
         _rule_set(rules),
         model,
         recurse=recurse,
@@ -163,7 +163,6 @@ def apply(
         limits=limits,
         recompile=recompile,
     )
-    return result
 
 
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:
@@ -187,6 +186,6 @@ def explain(
     """
     rules = _rule_set(rules)
     asked = rules.rules if rule is None else (rules[rule],)
-    explaining = import_module("rewrite_engine.explaining.explain")
-    explanation: Explanation = explaining.explain(rules.program, asked, model, node)
-    return explanation
+    from rewrite_engine.explaining import explain as explaining
+
+    return explaining.explain(rules.program, asked, model, node)
