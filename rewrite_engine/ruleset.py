@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib import import_module
 from typing import Any
 
 import attrs
-from torch import fx
+from torch.export import ExportedProgram
 
 from rewrite_engine import torch_ops
 from rewrite_engine.collector import paused_gc
@@ -20,6 +20,7 @@ from rewrite_engine.lowering.rule import CompiledRule, compile_rule
 from rewrite_engine.matching.automaton import build_program
 from rewrite_engine.matching.matcher import Judge
 from rewrite_engine.matching.program import Program
+from rewrite_engine.report import Report
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Recompile, Result, Watcher, run
 
@@ -130,9 +131,11 @@ class RuleSet:
     def __setstate__(self, state: tuple[str, RuleFile]) -> None:
         self.__init__(*state)  # type: ignore[misc]  # the one way to fill frozen fields
 
-    def __call__(self, module: fx.GraphModule) -> Result:
-        """Apply the rules: the calling convention of fx passes."""
-        return self.apply(module)
+    def __call__(self, model: Model) -> Result:
+        """Apply the rules: the calling convention of fx passes, and of the passes over
+        exported programs whose results have an `exported_program`.
+        """
+        return self.apply(model)
 
     def inductor_pass(self, stage: str = "post_grad_custom_pre_pass") -> Any:
         """The rules as a custom pass of inductor, and a context manager that adds it to
@@ -141,6 +144,20 @@ class RuleSet:
         # Looked up by name: integrations are built on rule sets, and import inductor.
         made = import_module("rewrite_engine.integrations.inductor").InductorPass
         return made(self, stage)
+
+    def as_exported_program_pass(
+        self,
+        *,
+        recurse: bool = False,
+        on_report: Callable[[Report], object] | None = None,
+    ) -> Callable[[ExportedProgram], ExportedProgram]:
+        """The rules as a function that leaves the program it is given as it is and
+        returns the rewritten one: see `integrations.export`.
+        """
+        home = import_module("rewrite_engine.integrations.export")
+        made: Callable[[ExportedProgram], ExportedProgram]
+        made = home.ExportedProgramPass(self, recurse, on_report)
+        return made
 
     def apply(
         self,
