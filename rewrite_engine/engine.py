@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from rewrite_engine.assets import rules_directory
 from rewrite_engine.collector import paused_gc
 from rewrite_engine.dsl import loader
 from rewrite_engine.dsl.catalog import Catalog, default_catalog
@@ -20,6 +19,7 @@ from rewrite_engine.module_forms import ModuleClass, granted_signature
 from rewrite_engine.rewriting import run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import Model, Recompile, Result
+from rewrite_engine.rule_files import rule_file
 from rewrite_engine.ruleset import RuleSet
 
 if TYPE_CHECKING:
@@ -74,16 +74,15 @@ Modules = Mapping[str, ModuleClass]
 def load(
     source: str | Path, *, modules: Modules | None = None, hooks: Hooks | None = None
 ) -> RuleSet:
-    """A rule set from a shipped library (`"qat_fuse"`) or from the path of a file.
+    """A rule set from a shipped library (`"qat_fuse"`), from an installed pack
+    (`"acme/fusions"`), or from the path of a file.
 
     `modules` and `hooks` grant classes and functions of the caller's to the file, which
     imports nothing itself.
 
     Raises: RuleError with every finding; FileNotFoundError.
     """
-    path = Path(source)
-    if path.suffix != ".rules":
-        path = rules_directory() / f"{source}.rules"
+    path = rule_file(source)
     return _checked(
         RuleSet(path.stem, loader.load_file(path, _catalog(modules, hooks)))
     )

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rewrite_engine"
 LAYERS = (
     ("source", "signatures"),
-    ("errors", "report", "assets", "atomic", "collector"),
+    ("errors", "report", "assets", "rule_packs", "rule_files", "atomic", "collector"),
     ("dsl",),
     (
         "torch_ops",

@@ -118,7 +118,7 @@ def test_apply_does_not_overwrite_its_input_unasked(
 
 USAGE = {
     "unknown library": (["qat_fus", "--dry-run"], "did you mean `qat_fuse`?"),
-    "unlike any library": (["xyz", "--dry-run"], "shipped: "),
+    "unlike any library": (["xyz", "--dry-run"], "there is: bn_fold, "),
     "missing rules": (["none.rules", "--dry-run"], "none.rules: no such file"),
     "a folder for rules": ([".", "--dry-run"], "a rule file is expected"),
     "another suffix": (["qat_fuse", "-o", "out.pt"], "ends in .pt2"),

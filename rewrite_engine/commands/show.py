@@ -11,8 +11,9 @@ from rich.rule import Rule
 from rich.text import Text
 
 from rewrite_engine.commands import console
-from rewrite_engine.commands.libraries import rule_path, rules_in, shipped_files
+from rewrite_engine.commands.libraries import rule_path, rules_in
 from rewrite_engine.commands.outcome import DONE, UsageError
+from rewrite_engine.rule_files import shipped_files
 
 if TYPE_CHECKING:
     from pathlib import Path

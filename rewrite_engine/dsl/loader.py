@@ -33,6 +33,8 @@ from rewrite_engine.dsl.test_blocks import resolve_test
 from rewrite_engine.dsl.validator import MAX_RULES, validate_rules
 from rewrite_engine.dsl.walk import is_deeper
 from rewrite_engine.errors import Diagnostic, RuleError
+from rewrite_engine.rule_files import shipped_files
+from rewrite_engine.rule_packs import rule_pack
 from rewrite_engine.source import Source, Span
 
 PRELUDE: Final = "prelude.rules"
@@ -338,13 +340,21 @@ def _locate(use: nodes.Use, unit: Unit) -> Path | None:
         message = f"`{use.path}` is a link that leads out of its folder"
         scope.report("E210", message, use.span)
         return None
-    shipped = (path.name for path in rules_directory().glob("*.rules"))
-    scope.report(
-        "E210",
-        f"there is no file `{use.path}`",
-        use.span,
-        hint=scope.did_you_mean(use.path, shipped),
-    )
+    return _packed(use, scope)
+
+
+def _packed(use: nodes.Use, scope: Scope) -> Path | None:
+    """The file of an installed pack that a `use` names, `acme/fusions.rules`."""
+    pack, slash, rest = use.path.removesuffix(".rules").partition("/")
+    message = f"there is no file `{use.path}`"
+    shipped = [path.name for path in shipped_files()]
+    hint = scope.did_you_mean(use.path, shipped)
+    if slash:
+        try:
+            return rule_pack(pack).file(rest)
+        except FileNotFoundError as error:
+            hint = str(error)
+    scope.report("E210", message, use.span, hint=hint)
     return None
 
 

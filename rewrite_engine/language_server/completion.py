@@ -18,6 +18,7 @@ from rewrite_engine.dsl.symbols import ITEM_KINDS
 from rewrite_engine.language_server.cursor import Cursor, cursor_at, item_words
 from rewrite_engine.language_server.documents import Document
 from rewrite_engine.language_server.schemas import parameter_text, signatures
+from rewrite_engine.rule_packs import packed_files
 from rewrite_engine.source import Span
 
 _MOST_PATHS: Final = 300
@@ -182,14 +183,15 @@ def _paths(scope: Scope, prefix: str) -> Iterator[types.CompletionItem]:
 
 
 def _files(document: Document) -> Iterator[types.CompletionItem]:
-    """Files that a `use` may name: beside the document, and the shipped ones."""
+    """Files that a `use` may name: beside the document, shipped, and of packs."""
     folders = [document.path.parent] if document.path else []
-    found = (
+    found = [
         path.name
         for folder in (*folders, rules_directory())
         for path in sorted(Path(folder).glob("*.rules"))
         if path != document.path
-    )
-    for name in dict.fromkeys(found):
+    ]
+    packed, _ = packed_files()
+    for name in dict.fromkeys((*found, *(f"{each}.rules" for each in packed))):
         if name != PRELUDE:
             yield types.CompletionItem(name, kind=types.CompletionItemKind.File)

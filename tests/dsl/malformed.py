@@ -70,14 +70,18 @@ def texts(seed: int, count: int) -> Iterator[str]:
 
 
 def is_harmless(event: str, args: tuple[object, ...]) -> bool:
-    """Shipped files are listed for hints and read where a text uses them; defaults of
-    the catalog are parsed.
+    """Shipped files are listed for hints and read where a text uses them, and installed
+    rule packs are looked up by name; defaults of the catalog are parsed.
     """
+    if event == "os.listdir":
+        return str(args[0]) in sys.path
     if event == "os.scandir":
         return args == (str(ROOT / "rules"),)
     if event == "open":
         path, mode, _ = args
-        return mode == "r" and Path(str(path)).parent == ROOT / "rules"
+        opened = Path(str(path))
+        is_looked_up = str(path) in sys.path or opened.name == "entry_points.txt"
+        return mode == "r" and (is_looked_up or opened.parent == ROOT / "rules")
     return event == "compile" and args[1] == "<unknown>"  # by `ast.literal_eval`
 
 
