@@ -175,11 +175,13 @@ def explain(
     *,
     node: str | fx.Node | None = None,
     rule: str | None = None,
+    recurse: bool = False,
 ) -> Explanation:
     """Why rules did not rewrite what they might have; changes nothing.
 
     Of every rule, or of the one called `rule`: the places where it came nearest, the
-    first step that failed there, and what was refused. `node` asks about one place.
+    first step that failed there, and what was refused. `node` asks about one place;
+    `recurse` looks into the graphs of submodules, too (`node="true_graph_0.mul"`).
 
     Raises: KeyError, if there is no such rule; GraphError, if there is no such node.
     """
@@ -187,4 +189,4 @@ def explain(
     asked = rules.rules if rule is None else (rules[rule],)
     from rewrite_engine.explaining import explain as explaining
 
-    return explaining.explain(rules.program, asked, model, node)
+    return explaining.explain(rules.program, asked, model, node, recurse=recurse)

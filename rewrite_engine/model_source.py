@@ -14,7 +14,7 @@ _FRAME: Final = re.compile(
     r'File "(?P<file>[^"\n]*)", line (?P<line>\d+), in (?P<function>\S+)'
     r"(?:\n(?! *File \")[ \t]*(?P<text>[^\n]*))?"
 )
-_TORCH: Final = str(Path(torch.__file__).parent)
+_NOT_OWN: Final = (str(Path(torch.__file__).parent), "<eval_with_key>")
 
 
 @attrs.frozen
@@ -48,7 +48,8 @@ class ModelSource:
 def model_source(node: fx.Node) -> ModelSource:
     """What a node's metadata says about where it comes from.
 
-    Of the recorded frames the innermost outside torch is taken: the user's own line.
+    Of the recorded frames the innermost outside torch and the code that it generates is
+    taken: the user's own line.
     """
     frame = _frame(node.meta.get("stack_trace"))
     module, cls = _module(node.meta.get("nn_module_stack"))
@@ -68,7 +69,7 @@ def _frame(trace: object) -> re.Match[str] | None:
     if not isinstance(trace, str):
         return None
     frames = list(_FRAME.finditer(trace))
-    own = [f for f in frames if not f["file"].startswith(_TORCH)]
+    own = [f for f in frames if not f["file"].startswith(_NOT_OWN)]
     return next(reversed(own or frames), None)
 
 

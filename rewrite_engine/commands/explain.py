@@ -27,6 +27,9 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--most", type=int, default=3, metavar="K", help="places a rule (default: 3)"
     )
+    parser.add_argument(
+        "--recurse", action="store_true", help="look into subgraphs, such as branches"
+    )
     add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
@@ -44,7 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
         program = load_program(arguments.model, trust_pickle=arguments.trust_pickle)
         rules = engine.load(path)
         explanation = engine.explain(
-            program, rules, node=arguments.node, rule=arguments.rule
+            program,
+            rules,
+            node=arguments.node,
+            rule=arguments.rule,
+            recurse=arguments.recurse,
         )
         text = explanation_text(explanation, arguments.most)
     console.output().print(coloured(text), end="")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
 from torch import fx
 
-from rewrite_engine.errors import GraphError
 from rewrite_engine.explaining.dialects import dialect
 from rewrite_engine.explaining.dry_run import DryRun, dry_run
 from rewrite_engine.explaining.explanation import (
@@ -19,6 +17,7 @@ from rewrite_engine.explaining.explanation import (
     NearMiss,
     RuleExplanation,
 )
+from rewrite_engine.explaining.graphs import graph_names, inner_graphs, node_of
 from rewrite_engine.explaining.nearest import Reading, near_miss, nearest
 from rewrite_engine.explaining.places import calls_of, places, places_of
 from rewrite_engine.explaining.steps import callee_span
@@ -33,6 +32,7 @@ from rewrite_engine.rewriting.turns import TURN
 PLACES: Final = 64
 """Places of a graph at which one rule is looked at."""
 
+_NAMES: Final = 3
 _NAMED: Final = re.compile(r"'(\w+)'")
 
 
@@ -41,30 +41,50 @@ def explain(
     rules: Sequence[CompiledRule],
     model: Model,
     node: str | fx.Node | None = None,
+    *,
+    recurse: bool = False,
 ) -> Explanation:
     """What became of `rules` when all of `program` ran; with `node`, what became of
-    them there. Nothing is changed.
+    them there. With `recurse`, in the graphs of submodules, too. Nothing is changed.
 
-    Raises: GraphError, if the graph has no such node.
+    Raises: GraphError, if the graphs have no such node, or several of that name.
     """
     with TURN:
-        state = states(model, recurse=False)[0]
-        graph = state.facts.module.graph
-        at = None if node is None else _node_of(graph, node)
-        run = dry_run(program, state)
-        explained = tuple(_Explainer(rule, state, run, at).explain() for rule in rules)
-    return Explanation(model, explained, run.stopped)
+        found = states(model, recurse)
+        outermost = found[0].facts.module
+        graphs = graph_names(outermost)
+        at = None if node is None else node_of(graphs, recurse, node)
+        asked = [s for s in found if at is None or at.graph is s.facts.module.graph]
+        runs = [(state, dry_run(program, state)) for state in asked]
+        left_out = {} if recurse or at is not None else inner_graphs(outermost)
+        explained = tuple(_explain(rule, runs, at, left_out) for rule in rules)
+    stopped = next((run.stopped for _, run in runs if run.stopped is not None), None)
+    return Explanation(model, explained, graphs, stopped)
 
 
-def _node_of(graph: fx.Graph, node: str | fx.Node) -> fx.Node:
-    name = str(node).lstrip("%")
-    names = {n.name: n for n in graph.nodes}
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3)
-        meant = " or ".join(f"`{each}`" for each in close)
-        hint = f"; did you mean {meant}?" if close else ""
-        raise GraphError(f"the graph has no node `{name}`{hint}")
-    return names[name]
+def _explain(
+    rule: CompiledRule,
+    runs: Sequence[tuple[State, DryRun]],
+    at: fx.Node | None,
+    left_out: Mapping[fx.Graph, str],
+) -> RuleExplanation:
+    """What became of a rule in all graphs together."""
+    parts = [_Explainer(rule, state, run, at).explain() for state, run in runs]
+    matches = tuple(node for part in parts for node in part.matches)
+    misses = [miss for part in parts for miss in part.near_misses]
+    notes = dict.fromkeys(note for part in parts for note in part.notes)
+    notes |= dict.fromkeys(_not_looked_at(rule, left_out))
+    return RuleExplanation(
+        rule, matches, tuple(sorted(misses, key=_rank)), tuple(notes)
+    )
+
+
+def _not_looked_at(rule: CompiledRule, graphs: Mapping[fx.Graph, str]) -> Iterator[str]:
+    found = [name for graph, name in graphs.items() if places(rule, graph.nodes, 1)]
+    if found:
+        names = ", ".join(f"`{name}`" for name in found[:_NAMES])
+        more = f" and {len(found) - _NAMES} more" if len(found) > _NAMES else ""
+        yield f"only `recurse` looks into the graphs inside: {names}{more}"
 
 
 @attrs.frozen(eq=False)
@@ -79,10 +99,9 @@ class _Explainer:
         rewritten = (node for rule, node in self.run.rewritten if rule == name)
         matches = tuple(sorted(node for node in rewritten if node in alive))
         near = [self._near_miss(anchor) for anchor in self._anchors(set(matches))]
-        found = [miss for miss in near if miss is not None]
-        ranked = sorted(found, key=_rank)
+        found = tuple(miss for miss in near if miss is not None)
         notes = () if self.at is not None else tuple(self._dialects())
-        return RuleExplanation(self.rule, matches, tuple(ranked), notes)
+        return RuleExplanation(self.rule, matches, found, notes)
 
     @property
     def _graph(self) -> fx.Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import attrs
@@ -89,13 +90,15 @@ class RuleExplanation:
 
 @attrs.frozen(eq=False)
 class Explanation:
-    """What became of rules on one graph; its text is what the command line prints.
+    """What became of rules on a model; its text is what the command line prints.
 
+    `graphs` are those of the model by the paths of their modules, `""` the outermost.
     `stopped` says why the whole run would be given up, if it would be.
     """
 
     model: Model = attrs.field(repr=False)
     rules: tuple[RuleExplanation, ...]
+    graphs: Mapping[fx.Graph, str] = attrs.field(repr=False)
     stopped: str | None = None
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
+import attrs
 from torch import fx
 
 from rewrite_engine.errors import excerpt, place
@@ -14,9 +15,11 @@ from rewrite_engine.explaining.explanation import (
     NearMiss,
     RuleExplanation,
 )
+from rewrite_engine.explaining.graphs import node_name
 from rewrite_engine.graph_text import line_writer
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.model_source import model_source
+from rewrite_engine.rewriting.run import Model
 
 NEAR: Final = 0.5
 """The share of a rule's steps that hold where a place is worth showing."""
@@ -25,12 +28,30 @@ _NODES: Final = 3
 _FURTHER: Final = 3
 _INDENT: Final = " " * 9
 
-NodeText = Callable[[fx.Node], str]
+
+@attrs.frozen(eq=False)
+class NodeText:
+    """How nodes of a model are called, and their lines as `graph_text` has them."""
+
+    model: Model
+    graphs: Mapping[fx.Graph, str]
+    _writers: dict[str, Callable[[fx.Node], str]] = attrs.field(factory=dict)
+
+    def name(self, node: fx.Node) -> str:
+        return node_name(self.graphs, node)
+
+    def line(self, node: fx.Node) -> str:
+        path = self.graphs[node.graph]
+        if path not in self._writers:
+            outermost = getattr(self.model, "graph_module", self.model)
+            inner = outermost.get_submodule(path)
+            self._writers[path] = line_writer(inner if path else self.model)
+        return self._writers[path](node)
 
 
 def explanation_text(explanation: Explanation, most: int = 3) -> str:
     """All of an explanation; of each rule, the `most` nearest misses."""
-    node_text = line_writer(explanation.model)
+    node_text = NodeText(explanation.model, explanation.graphs)
     parts = [_rule_text(rule, node_text, most) for rule in explanation.rules]
     if explanation.stopped is not None:
         parts.append(f"apply would stop and change nothing: {explanation.stopped}")
@@ -39,7 +60,7 @@ def explanation_text(explanation: Explanation, most: int = 3) -> str:
 
 def _rule_text(rule: RuleExplanation, node_text: NodeText, most: int) -> str:
     shown = worth_showing(rule.near_misses, most)
-    parts = [_heading(rule, len(shown))]
+    parts = [_heading(rule, node_text, len(shown))]
     parts += [f"  note   {note}" for note in rule.notes]
     parts += ["\n" + miss_text(miss, node_text) for miss in shown]
     return "\n".join(parts)
@@ -51,13 +72,13 @@ def worth_showing(misses: Sequence[NearMiss], most: int) -> list[NearMiss]:
     return (near or list(misses[:1]))[:most]
 
 
-def _heading(rule: RuleExplanation, shown: int) -> str:
+def _heading(rule: RuleExplanation, node_text: NodeText, shown: int) -> str:
     places = len(rule.matches)
     applied = f"rewrites {places} place{'s' * (places != 1)}" if places else ""
     if not applied:
         applied = "rewrites nothing"
     if places and places <= _NODES:
-        applied += f" ({', '.join(f'%{node.name}' for node in rule.matches)})"
+        applied += f" ({', '.join(map(node_text.name, rule.matches))})"
     misses = len(rule.near_misses)
     if not misses:
         rest = "no other place comes near"
@@ -70,11 +91,12 @@ def _heading(rule: RuleExplanation, shown: int) -> str:
 
 def miss_text(miss: NearMiss, node_text: NodeText) -> str:
     """One near miss: what failed first shown three ways, the rest in a line each."""
+    name = node_text.name(miss.anchor)
     if miss.refused:
-        head = f"refused at %{miss.anchor.name}: all {miss.steps} steps hold, but"
+        head = f"refused at {name}: all {miss.steps} steps hold, but"
     else:
         steps = f"{miss.held} of {miss.steps} steps hold"
-        head = f"near miss at %{miss.anchor.name}: {steps}"
+        head = f"near miss at {name}: {steps}"
     lines = [head, *_mismatch_lines(miss, node_text)]
     further = miss.mismatches[1:]
     lines += [f"  then   {other.message}" for other in further[:_FURTHER]]
@@ -91,7 +113,7 @@ def _mismatch_lines(miss: NearMiss, node_text: NodeText) -> Iterator[str]:
     yield from (_INDENT + line for line in _rule_lines(rule, mismatch))
     last: list[str] = []
     for node in (mismatch.nodes or (miss.anchor,))[:_NODES]:
-        yield f"  graph  {node_text(node)}"
+        yield f"  graph  {node_text.line(node)}"
         lines = list(_model_lines(node))
         yield from lines if lines != last else ()
         last = lines

@@ -10,7 +10,6 @@ import attrs
 from rewrite_engine.explaining.explain import explain
 from rewrite_engine.explaining.explanation import NearMiss
 from rewrite_engine.explaining.text import NodeText, miss_text, worth_showing
-from rewrite_engine.graph_text import line_writer
 from rewrite_engine.reporting.page import Miss, Record
 from rewrite_engine.reporting.recording import Recording
 from rewrite_engine.rewriting.run import Model, Result
@@ -20,23 +19,26 @@ _MISSES: Final = 5
 """Near misses of each rule."""
 
 
-def recorded(rules: RuleSet, model: Model, **options: Any) -> Result:
+def recorded(
+    rules: RuleSet, model: Model, *, recurse: bool = False, **options: Any
+) -> Result:
     """`RuleSet.apply` with a record in its report."""
     recording = Recording(model)
-    result = rules.apply(model, watch=recording.watch, **options)
+    result = rules.apply(model, recurse=recurse, watch=recording.watch, **options)
     graphs = recording.close()
     made = {(r.rule, name) for g in graphs for r in g.rewrites for name in r.created}
-    misses = tuple(_misses(rules, model, made))
+    misses = tuple(_misses(rules, model, recurse, made))
     record = Record(rules.name, graphs, misses)
     return attrs.evolve(result, report=attrs.evolve(result.report, record=record))
 
 
 def _misses(
-    rules: RuleSet, model: Model, made: Collection[tuple[str, str]]
+    rules: RuleSet, model: Model, recurse: bool, made: Collection[tuple[str, str]]
 ) -> Iterator[Miss]:
     """Near misses in the graph after; not of what a rule `made` itself."""
-    node_text = line_writer(model)
-    for rule in explain(rules.program, rules.rules, model).rules:
+    explanation = explain(rules.program, rules.rules, model, recurse=recurse)
+    node_text = NodeText(model, explanation.graphs)
+    for rule in explanation.rules:
         others = [
             miss
             for miss in rule.near_misses
@@ -48,4 +50,5 @@ def _misses(
 
 def _miss(miss: NearMiss, node_text: NodeText) -> Miss:
     text = miss_text(miss, node_text)
-    return Miss(miss.rule.name, miss.anchor.name, miss.held, miss.steps, text)
+    node = node_text.name(miss.anchor).lstrip("%")
+    return Miss(miss.rule.name, node, miss.held, miss.steps, text)

@@ -233,3 +233,49 @@ def test_a_large_graph_is_explained_in_bounded_steps() -> None:
     explanation = engine.explain(gm, SCALED)
     assert explanation.near_misses[0].first.kind == "literal"
     assert len(explanation.near_misses) <= 64
+
+
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = x.tanh() * 2.0
+        near, far = (lambda v: v.tanh() * 4.0), (lambda v: v.tanh() * 3.0)
+        return torch.cond(x.sum() > 0, near, far, (x,)) + 1
+
+
+def test_nested_graphs_are_looked_at_when_asked_for() -> None:
+    program = torch.export.export(Branches(), (torch.ones(2),))
+    found = engine.explain(program, SCALED, recurse=True)
+    assert "rewrites 1 place (%false_graph_0.mul);" in str(found)
+    inside = [miss.anchor.graph for miss in found.near_misses]
+    assert sorted(found.graphs[graph] for graph in inside) == [
+        "submod_1",
+        "true_graph_0",
+    ]
+    text = str(found)
+    assert "near miss at %true_graph_0.mul: 2 of 3 steps hold\n" in text
+    assert "graph  %mul: f32[2] = aten.mul.Tensor(%tanh, 4.0)\n" in text
+    assert "         return torch.cond(x.sum() > 0, near, far, (x,)) + 1\n" in text
+
+
+def test_graphs_that_are_not_looked_at_are_named() -> None:
+    program = torch.export.export(Branches(), (torch.ones(2),))
+    (rule,) = engine.explain(program, SCALED).rules
+    assert rule.near_misses == ()
+    (note,) = rule.notes
+    assert note.startswith("only `recurse` looks into the graphs inside: ")
+    assert "`true_graph_0`" in note and "`false_graph_0`" in note
+    assert engine.explain(exported(), SCALED).rules[0].notes == ()
+
+
+def test_a_node_of_a_nested_graph_is_asked_about_by_its_path() -> None:
+    program = torch.export.export(Branches(), (torch.ones(2),))
+    asked = engine.explain(program, SCALED, node="true_graph_0.mul", recurse=True)
+    (miss,) = asked.near_misses
+    assert miss.anchor is asked.near_misses[0].first.nodes[0]
+    with pytest.raises(GraphError, match="lies in a graph inside: say `recurse`"):
+        engine.explain(program, SCALED, node="true_graph_0.mul")
+    with pytest.raises(GraphError, match="several graphs have a node `tanh`: "):
+        engine.explain(program, SCALED, node="tanh", recurse=True)
+    by_node = engine.explain(program, SCALED, node=miss.anchor, recurse=True)
+    assert by_node.near_misses[0].anchor is miss.anchor
