@@ -31,6 +31,22 @@ def _seed(_one_thread: None) -> None:
     torch.manual_seed(0)
 
 
+# --- reliability figures ---
+
+
+@pytest.fixture
+def measured(record_property) -> Callable[..., None]:
+    """Counts what a test did for a figure: `measured("R1", graphs=30)`."""
+    return lambda figure, **amounts: record_property(figure, amounts)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        names = [name for mark in item.iter_markers("figure") for name in mark.args]
+        item.extra_keyword_matches.update(names)
+        item.user_properties.append(("figures", names))
+
+
 # --- the command line ---
 
 

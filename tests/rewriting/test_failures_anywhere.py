@@ -1,0 +1,152 @@
+"""A failure anywhere in a run, at any call of the engine, leaves everything as it was.
+
+`pytest -m long tests/rewriting/test_failures_anywhere.py` fails at every call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from rewrite_engine import engine, load, loads, rewriting
+from rewrite_engine.graph_text import graph_text
+from rewrite_engine.ruleset import RuleSet
+from rewrite_engine.verification.planting import Noise, Planter
+
+FUSE = load("qat_fuse")
+PLANTED = loads(
+    """
+    rule merge inexact { y = neg(x) z = mul(y, $k) => z' = mul(x, -$k) }
+    rule relu_twice exact { z = relu(relu(x)) => z' = relu(x) }
+    rule folded inexact {
+      z = mul(x, mul(w, $k))  where w is const
+    => param wk = w * $k  z' = mul(x, wk) }
+    rule kept once exact { y = sigmoid(x) z = mul(x, y) => keep y  z' = mul(y, x) }
+    rule random once exact {
+      z = dropout(x, $p, true)
+    => z' = dropout(x, $p, true, ..z) }
+    """
+)
+BALANCE = load("cross_layer")
+ENGINE: Final = str(Path(rewriting.__file__).parent)
+TRACED: Final = (ENGINE, str(Path(fx.__file__).parent / "graph_module.py"))
+ERRORS: Final = (KeyboardInterrupt, MemoryError, SystemExit)
+
+
+class Failure:
+    """Raises at the n-th call of a function of the engine, in the midst of a run."""
+
+    def __init__(self, step: int | None, error: type[BaseException]) -> None:
+        self.calls = 0
+        self._step = step
+        self._error = error
+
+    def __enter__(self) -> Failure:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> None:
+        if not frame.f_code.co_filename.startswith(TRACED):
+            return
+        self.calls += 1
+        if self.calls == self._step:
+            sys.settrace(self._before)
+            raise self._error("injected")
+
+
+def snapshot(model: fx.GraphModule | ExportedProgram) -> dict[str, Any]:
+    """Everything that a failed run must leave alone."""
+    gm = model if isinstance(model, fx.GraphModule) else model.graph_module
+    graph = gm.graph
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found = {
+        "text": graph_text(model),
+        "code": gm.code,
+        "nodes": [id(node) for node in graph.nodes],
+        "args": [(str(n.args), str(n.kwargs)) for n in graph.nodes],
+        "users": [[user.name for user in node.users] for node in graph.nodes],
+        "meta": [{k: id(v) for k, v in node.meta.items()} for node in graph.nodes],
+        "index": [
+            len(graph.find_nodes(op=n.op, target=n.target))
+            for n in graph.nodes
+            if n.op == "call_function"
+        ],
+        "state": {n: (id(t), t.data_ptr(), t._version) for n, t in state.items()},
+        "values": [t.tolist() for t in state.values()],
+        "names": sorted(graph._graph_namespace._used_names),
+    }
+    if isinstance(model, ExportedProgram):
+        found["signature"] = str(model.graph_signature)
+        found["constants"] = {n: id(c) for n, c in model.constants.items()}
+    return found
+
+
+def conv_bn() -> ExportedProgram:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)),
+    )
+    return torch.export.export(model.train(), (torch.randn(2, 3, 8, 8),))
+
+
+def layers() -> ExportedProgram:
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    return torch.export.export(model, (torch.randn(2, 3),))
+
+
+def pairs() -> Iterator[tuple[Callable[[], Any], RuleSet]]:
+    """50 models that are made anew, and the rules that are applied to them."""
+    for make, rules in ((conv_bn, FUSE), (layers, BALANCE)):
+        yield make, rules
+        yield lambda make=make: make().module(), rules
+    planters = [Planter(PLANTED, rule.name) for rule in PLANTED]
+    noises = (Noise(), Noise(writes=3, random=1))
+    made = 0
+    for seed, planter, noise in itertools.product(range(99), planters, noises):
+        planted = planter.plant(seed, noise)
+        if planted is not None and made < 46:
+            made += 1
+            yield lambda planted=planted: planted.module, PLANTED
+
+
+def fail_at(model: Any, rules: RuleSet, steps: range, error: type) -> int:
+    """How many failures there were; each must have left the model alone."""
+    before, failed = snapshot(model), 0
+    for step in steps:
+        with pytest.raises(error, match="injected"), Failure(step, error):
+            engine.apply(model, rules)
+        assert snapshot(model) == before, f"failed at call {step}"
+        failed += 1
+    return failed
+
+
+@pytest.mark.figure("R8")
+@pytest.mark.parametrize(
+    "most", [42, pytest.param(None, marks=pytest.mark.long)], ids=["some", "every"]
+)
+def test_a_failure_at_any_call_leaves_no_trace(
+    most: int | None, measured: Callable[..., None]
+) -> None:
+    failed = rewritten = count = 0
+    for (make, rules), error in zip(pairs(), itertools.cycle(ERRORS), strict=False):
+        with Failure(None, error) as counted:
+            rewritten += engine.apply(make(), rules).modified
+        calls = counted.calls
+        step = 1 if most is None else max(1, calls // most)
+        failed += fail_at(make(), rules, range(1, calls + 1, step), error)
+        count += 1
+    assert count == 50 and rewritten > 25 and failed >= 2_000
+    measured("R8", failures=failed, pairs=count, rewritten_otherwise=rewritten)
