@@ -66,8 +66,10 @@ def _sum(one: float, other: float) -> float:
 def _said(name: str, value: float) -> str:
     words = name.replace("_", " ")
     number = f"{value:,}" if isinstance(value, int) else f"{value:.2g}"
-    return f"{words} {number}" if words.startswith(("most", "fewest")) else (
-        f"{number} {words}"
+    return (
+        f"{words} {number}"
+        if words.startswith(("most", "fewest"))
+        else (f"{number} {words}")
     )
 
 

@@ -19,30 +19,40 @@ from torch.fx import graph as fx_graph
 _INTERNALS_KNOWN: Final = torch.__version__.startswith("2.13.")
 
 
-def create(
-    before: fx.Node,
-    op: str,
-    target: Any,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    name: str | None = None,
-) -> fx.Node:
-    """A new node in front of another; `name` is made unique."""
-    graph = before.graph
+def new_node(graph: fx.Graph, op: str, target: Any, name: str | None = None) -> fx.Node:
+    """A node that is not in its graph yet; `name` is made unique."""
     if not _INTERNALS_KNOWN:
-        with graph.inserting_before(before):
-            return graph.create_node(op, target, args, dict(kwargs), name)
+        with graph.inserting_before():
+            return graph.create_node(op, target, (), {}, name)
     names = graph._graph_namespace
     unique = unique_name(names, name or graph._target_to_str(target))
     node = fx.Node.__new__(fx.Node)
     fx.node._NodeBase.__init__(node, graph, unique, op, target, None)
-    node._update_args_kwargs(args, kwargs)
-    for hook in getattr(graph.owning_module, "_create_node_hooks", None) or ():
-        hook(node)
     names._obj_to_name[node] = unique
+    return node
+
+
+def insert(
+    node: fx.Node, before: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Put a node in front of another, with its operands."""
+    set_arguments(node, args, kwargs)
+    if not _INTERNALS_KNOWN:
+        before.prepend(node)
+        return
+    for hook in getattr(node.graph.owning_module, "_create_node_hooks", None) or ():
+        hook(node)
     before._prepend(node)
     _count(node)
-    return node
+
+
+def uninsert(node: fx.Node) -> None:
+    """Take a node out of its graph again, however far `insert` has come."""
+    set_arguments(node, (), {})
+    if _is_counted(node):
+        erase(node)
+    else:
+        node._remove_from_list()
 
 
 def unique_name(names: Any, candidate: str) -> str:
@@ -91,19 +101,24 @@ def erase(node: fx.Node) -> None:
     for hook in getattr(graph.owning_module, "_erase_node_hooks", None) or ():
         hook(node)
     graph._find_nodes_lookup_table.remove(node)
+    graph._len -= 1
     node._remove_from_list()
     fx.node._NodeBase.__setattr__(node, "_erased", True)
-    graph._len -= 1
 
 
 def insert_again(node: fx.Node, following: fx.Node) -> None:
-    """Put an erased node back in front of `following`; its operands are not."""
+    """Put a node back in front of `following`, however far `erase` has come."""
     node._erased = False
     following.prepend(node)
-    _count(node)
+    if not _is_counted(node):
+        _count(node)
 
 
 def _count(node: fx.Node) -> None:
     graph = node.graph
     graph._find_nodes_lookup_table.insert(node)
     graph._len += 1
+
+
+def _is_counted(node: fx.Node) -> bool:
+    return node in node.graph._find_nodes_lookup_table

@@ -100,11 +100,13 @@ def _run(model: Model, phases: Iterable[list[Driver]], recompile: Recompile) -> 
         for module in modified:
             # The last to be undone first: code is made of the final graph.
             _recompile(module, transactions[-1], recompile)
-    seconds = time.perf_counter() - start
-    report = attrs.evolve(_joined(reports), seconds=seconds)
-    _log.info("%d rewrites in %.1f ms\n%s", report.matches, seconds * 1000, report)
-    exported = model if isinstance(model, ExportedProgram) else None
-    return Result(drivers[0].module, bool(modified), report, exported)
+        # Whatever may fail, or be interrupted, happens before the edits are final.
+        seconds = time.perf_counter() - start
+        report = attrs.evolve(_joined(reports), seconds=seconds)
+        _log.info("%d rewrites in %.1f ms\n%s", report.matches, seconds * 1000, report)
+        exported = model if isinstance(model, ExportedProgram) else None
+        result = Result(drivers[0].module, bool(modified), report, exported)
+    return result
 
 
 def find(program: Program, model: Model, *, recurse: bool) -> tuple[Match, ...]:
@@ -160,12 +162,15 @@ def _matches(program: Program, state: State) -> Iterator[Match]:
 def _all_or_nothing(transactions: Sequence[Transaction]) -> Iterator[None]:
     try:
         yield
+        journals = [transaction.journal for transaction in transactions]
     except BaseException:
         for transaction in reversed(transactions):
             transaction.rollback()
         raise
-    for transaction in transactions:
-        transaction.close()
+    # Entries refer to the transaction that holds them: a cycle of garbage. From here on
+    # nothing can be taken back, and all is done.
+    for journal in journals:
+        journal.clear()
 
 
 def _recompile(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -151,8 +152,8 @@ class ModuleState:
         if self.is_sealed:
             raise Refused("a nested graph of an ExportedProgram takes no new constants")
         target = fresh_name(name, self._is_taken)
+        transaction.record(lambda: self.staged.pop(target, None))
         self.staged[target] = value
-        transaction.record(lambda: self.staged.pop(target))
         return transaction.create(before, "get_attr", target, (), {})
 
     def _is_taken(self, name: str) -> bool:
@@ -161,8 +162,10 @@ class ModuleState:
     def store(self, transaction: Transaction) -> None:
         module = self.facts.module
         for name, value in self.staged.items():
-            transaction.record(lambda n=name: delattr(module, n))  # type: ignore[misc]
-            if isinstance(value, torch.nn.Parameter):
+            is_parameter = isinstance(value, torch.nn.Parameter)
+            table = module._parameters if is_parameter else module._buffers
+            transaction.record(partial(table.pop, name, None))
+            if is_parameter:
                 module.register_parameter(name, value)
             else:
                 module.register_buffer(name, value)
@@ -230,8 +233,8 @@ class ProgramState:
         prefix = "p_" if isinstance(value, torch.nn.Parameter) else "b_"
         target = fresh_name(prefix + name.removeprefix(prefix), self._is_taken)
         node = transaction.create(first_input, "placeholder", target, (), {}, target)
+        transaction.record(lambda: self.staged.pop(node.name, None))
         self.staged[node.name] = value
-        transaction.record(lambda: self.staged.pop(node.name))
         return node
 
     def _is_taken(self, name: str) -> bool:

@@ -82,8 +82,8 @@ class StateWriter:
         parent = facts.module.get_submodule(parent_path)
         fresh = fresh_name(f"{name}_1", lambda n: attribute(parent, n) is not UNKNOWN)
         target = f"{parent_path}.{fresh}".lstrip(".")
+        self.transaction.record(lambda: parent._modules.pop(fresh, None))
         parent._modules[fresh] = _cloned(facts.module.get_submodule(called), {})
-        self.transaction.record(lambda: parent._modules.pop(fresh))
         self._clones[called] = target
         for call in self.match.calls:
             if call.op == "call_module" and call.target == called:

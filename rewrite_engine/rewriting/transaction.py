@@ -19,37 +19,35 @@ class Transaction:
     Nodes that a rewrite replaces are only *detached* (they lose their operands, hence
     their hold on other nodes) and leave the graph at `commit`, so every edit before it
     has a cheap inverse. `rollback` takes back everything since a mark.
+
+    What undoes an edit is journaled before the edit is made, and undoes what there is
+    of it: an interrupt may come between any two calls.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         self.detached: dict[fx.Node, None] = {}
         self.created: dict[fx.Node, None] = {}
-        self._journal: list[Undo] = []
+        self.journal: list[Undo] = []
         self._user_order: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self._namespace = _NamespaceState(graph)
 
     def mark(self) -> int:
         """A point to which `rollback` can return."""
-        return len(self._journal)
+        return len(self.journal)
 
     def record(self, undo: Undo) -> None:
         """Journal an edit made elsewhere by the function that takes it back."""
-        self._journal.append(undo)
+        self.journal.append(undo)
 
     def rollback(self, mark: int = 0) -> None:
         """Take back every edit since the mark, the last one first."""
-        while len(self._journal) > mark:
-            self._journal.pop()()
+        while len(self.journal) > mark:
+            self.journal.pop()()
         if mark == 0:
             self._namespace.restore()
             for node, users in self._user_order.items():
                 _reorder(node.users, users)
-
-    def close(self) -> None:
-        """Make the edits final: nothing can be taken back from here on."""
-        # The entries refer to the transaction that holds them: a cycle of garbage.
-        self._journal.clear()
 
     def create(
         self,
@@ -61,14 +59,15 @@ class Transaction:
         name: str | None = None,
     ) -> fx.Node:
         """A new node in front of another."""
-        node = edit.create(before, op, target, args, kwargs, name)
+        node = edit.new_node(self.graph, op, target, name)
+        self.journal.append(partial(self._uncreate, node))
+        edit.insert(node, before, args, kwargs)
         self.created[node] = None
-        self._journal.append(partial(self._uncreate, node))
         return node
 
     def _uncreate(self, node: fx.Node) -> None:
-        del self.created[node]
-        self.graph.erase_node(node)
+        self.created.pop(node, None)
+        edit.uninsert(node)
 
     def replace_uses(self, old: fx.Node, new: fx.Node) -> None:
         """Make every user of `old` read `new` instead."""
@@ -91,21 +90,20 @@ class Transaction:
         """Take a node without users out of the data flow; it goes at `commit`."""
         assert not node.users, f"{node} is still read"
         self._remember_users(node)
-        args, kwargs = node.args, node.kwargs
+        self.record(partial(self._reattach, node, node.args, node.kwargs))
         edit.set_arguments(node, (), {})
         self.detached[node] = None
-        self.record(partial(self._reattach, node, args, kwargs))
 
     def _reattach(self, node: fx.Node, args: Any, kwargs: Any) -> None:
-        del self.detached[node]
+        self.detached.pop(node, None)
         edit.set_arguments(node, args, kwargs)
 
     def _update(self, user: fx.Node, change: Callable[[fx.Node], fx.Node]) -> None:
         self._remember_users(user)
         args, kwargs = user.args, user.kwargs
         new_args, new_kwargs = fx.map_arg((args, kwargs), change)
-        edit.set_arguments(user, new_args, new_kwargs)
         self.record(partial(edit.set_arguments, user, args, kwargs))
+        edit.set_arguments(user, new_args, new_kwargs)
 
     def _remember_users(self, reader: fx.Node) -> None:
         """New arguments put a reader last among the users of all its operands."""
@@ -117,9 +115,8 @@ class Transaction:
         """Remove the detached nodes from the graph; can still be rolled back."""
         for node in sorted(self.detached, reverse=True):
             # Detached nodes have no operands and no users: any order would do.
-            following = node.next
+            self.record(partial(edit.insert_again, node, node.next))
             edit.erase(node)
-            self.record(partial(edit.insert_again, node, following))
 
 
 class _NamespaceState:

@@ -45,7 +45,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
                 found["instructions"] += budget - self.budget
 
     monkeypatch.setattr("rewrite_engine.matching.matcher.Machine", Counting)
-    count(edit, "create", "created")
+    count(edit, "insert", "created")
     count(edit, "erase", "erased")
     count(edit, "set_arguments", "arguments set")
     count(Condition, "holds", "guards")

@@ -64,7 +64,8 @@ def test_create(op: str, target: Any, name: str | None, with_operands: bool) -> 
         kwargs = {"out": y, "sizes": [1]} if with_operands else {}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(edit, "_INTERNALS_KNOWN", known)
-            node = edit.create(total.next, op, target, args, kwargs, name)
+            node = edit.new_node(module.graph, op, target, name)
+            edit.insert(node, total.next, args, kwargs)
         assert total.next is node
         assert module.graph._graph_namespace._obj_to_name[node] == node.name
         states.append(state(module.graph))
@@ -76,7 +77,8 @@ def test_create_tells_the_observers_of_the_module() -> None:
     seen: list[fx.Node] = []
     module._register_create_node_hook(seen.append)
     before = module.graph.output_node()
-    node = edit.create(before, "call_function", aten.relu.default, (before.prev,), {})
+    node = edit.new_node(module.graph, "call_function", aten.relu.default)
+    edit.insert(node, before, (before.prev,), {})
     assert seen == [node]
 
 

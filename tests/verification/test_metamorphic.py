@@ -96,9 +96,7 @@ def in_single_precision(each: Planted, chosen: random.Random) -> Planted:
     inputs = tuple(t.float() if t.dtype is torch.float64 else t for t in each.inputs)
     for node in each.module.graph.nodes:
         node.meta.pop("val", None)
-    return attrs.evolve(
-        each, module=each.module.float(), inputs=inputs, tolerance=1e-5
-    )
+    return attrs.evolve(each, module=each.module.float(), inputs=inputs, tolerance=1e-5)
 
 
 def with_another_layout(each: Planted, chosen: random.Random) -> Planted:

@@ -145,5 +145,3 @@ def test_a_rule_that_never_fires_cannot_be_planted() -> None:
     rules = loads("rule r { z = add(x, y) where x: [2], y: [5] => z' = add(y, x) }")
     with pytest.raises(ValueError, match="'r'"):
         planted_graphs(rules)
-
-
