@@ -36,10 +36,11 @@ def insert(
     node: fx.Node, before: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     """Put a node in front of another, with its operands."""
-    set_arguments(node, args, kwargs)
     if not _INTERNALS_KNOWN:
+        set_arguments(node, args, kwargs)
         before.prepend(node)
         return
+    node._update_args_kwargs(args, kwargs)
     for hook in getattr(node.graph.owning_module, "_create_node_hooks", None) or ():
         hook(node)
     before._prepend(node)

@@ -105,8 +105,7 @@ def _run(model: Model, phases: Iterable[list[Driver]], recompile: Recompile) -> 
         report = attrs.evolve(_joined(reports), seconds=seconds)
         _log.info("%d rewrites in %.1f ms\n%s", report.matches, seconds * 1000, report)
         exported = model if isinstance(model, ExportedProgram) else None
-        result = Result(drivers[0].module, bool(modified), report, exported)
-    return result
+        return Result(drivers[0].module, bool(modified), report, exported)
 
 
 def find(program: Program, model: Model, *, recurse: bool) -> tuple[Match, ...]:
