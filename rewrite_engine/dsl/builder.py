@@ -8,7 +8,8 @@ from typing import Any, cast
 import attrs
 
 from rewrite_engine.dsl import nodes
-from rewrite_engine.dsl.expression_builder import ExpressionBuilder, Word
+from rewrite_engine.dsl.expression_builder import ExpressionBuilder
+from rewrite_engine.dsl.lalr import Word
 from rewrite_engine.dsl.nodes import Comment, Constant, Expr
 from rewrite_engine.source import Source, Span
 

@@ -6,9 +6,8 @@ import math
 import re
 from typing import Any, cast
 
-import attrs
-
 from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.lalr import Word
 from rewrite_engine.dsl.nodes import Constant, Expr
 from rewrite_engine.errors import Diagnostic
 from rewrite_engine.source import Source, Span
@@ -32,14 +31,6 @@ RESERVED = _words(
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
 _CONSTANTS = {"true": True, "false": False, "none": None}
-
-
-@attrs.frozen
-class Word:
-    """One token of the text."""
-
-    text: str
-    span: Span
 
 
 class ExpressionBuilder:

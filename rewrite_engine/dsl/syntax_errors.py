@@ -8,24 +8,10 @@ from difflib import get_close_matches
 
 import attrs
 
+from rewrite_engine.dsl.lalr import END, UNKNOWN, SyntaxFault
 from rewrite_engine.dsl.scanner import CLOSING, Scan, unclosed
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.source import Source, Span
-
-UNKNOWN = "unknown character"
-END = "end of text"
-
-
-@attrs.frozen
-class Unexpected:
-    """Where parsing stopped: the kind of token found, and the kinds that could follow.
-
-    `kind` is a terminal of the grammar, `UNKNOWN` or `END`.
-    """
-
-    kind: str
-    span: Span
-    expected: frozenset[str]
 
 
 @attrs.frozen
@@ -42,25 +28,25 @@ class _Place:
 
 
 def explain(
-    source: Source, overview: Scan, part: Span, unexpected: Unexpected
+    source: Source, overview: Scan, part: Span, fault: SyntaxFault
 ) -> Diagnostic:
     """The diagnostic of one syntax error within a part of a file."""
-    if unexpected.kind == END:
-        return _explain_end(source, overview, part, unexpected)
-    place = _place(source, overview, part, unexpected)
+    if fault.kind == END:
+        return _explain_end(source, overview, part, fault)
+    place = _place(source, overview, part, fault)
     hint = next((hint for look in _HINTS if (hint := look(place))), None)
-    if unexpected.kind == UNKNOWN:
+    if fault.kind == UNKNOWN:
         message = f"{_quote(place.found)} has no meaning here"
-        return Diagnostic("E101", message, unexpected.span, source, hint=hint)
-    expected = _expected(unexpected.expected)
+        return Diagnostic("E101", message, fault.span, source, hint=hint)
+    expected = _expected(fault.expected)
     message = f"expected {expected}, found {_quote(place.found)}"
-    return Diagnostic("E102", message, unexpected.span, source, hint=hint)
+    return Diagnostic("E102", message, fault.span, source, hint=hint)
 
 
 def _explain_end(
-    source: Source, overview: Scan, part: Span, unexpected: Unexpected
+    source: Source, overview: Scan, part: Span, fault: SyntaxFault
 ) -> Diagnostic:
-    expected = _expected(unexpected.expected)
+    expected = _expected(fault.expected)
     code = _code(source, overview, part)
     opened = unclosed(overview.marks, part)
     if opened is None:
@@ -76,15 +62,13 @@ def _explain_end(
     return Diagnostic("E103", message, span, source, notes, hint)
 
 
-def _place(
-    source: Source, overview: Scan, part: Span, unexpected: Unexpected
-) -> _Place:
-    span = unexpected.span
+def _place(source: Source, overview: Scan, part: Span, fault: SyntaxFault) -> _Place:
+    span = fault.span
     return _Place(
         found=source.text[span.start : span.end],
         before=_code(source, overview, Span(part.start, span.start)),
         after=source.text[span.end : part.end],
-        expected=unexpected.expected,
+        expected=fault.expected,
     )
 
 
