@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import attrs
 
@@ -30,25 +30,51 @@ _MOST_SCHEMAS: Final = 12
 
 @attrs.frozen
 class Hover:
-    """What is said about a word; `rule` is its rule, if the word names one."""
+    """What is said about a word; `symbol` is what it names, if it is a name."""
 
     span: Span
     text: str
-    rule: Symbol | None = None
+    symbol: Symbol | None = None
 
 
 def hover(document: Document, offset: int) -> Hover | None:
     """What is known about the word at a character."""
     found = document.occurrence_at(offset)
     if found is not None:
-        rule = found.symbol if found.symbol.kind == "rule" else None
         text = "\n\n".join(_of_symbol(document.scope, found.symbol))
-        return Hover(found.span, text, rule)
+        return Hover(found.span, text, found.symbol)
     word = _word_at(document.text, offset)
     if word is None:
         return None
     text = "\n\n".join(_of_word(document, word))
     return Hover(word, text) if text else None
+
+
+def question(symbol: Symbol) -> Mapping[str, str] | None:
+    """What to ask the process that has torch about a name; see `worker`."""
+    item = symbol.item
+    if symbol.kind == "rule":
+        return {"count": symbol.name}
+    if symbol.is_local and isinstance(item, nodes.RuleDef):
+        return {"types": item.name}
+    is_given = isinstance(item, nodes.TestDef) and any(
+        given.name == symbol.name for given in item.given
+    )
+    if symbol.is_local and isinstance(item, nodes.TestDef) and not is_given:
+        return {"types_in_test": item.title}
+    return None
+
+
+def answer_text(symbol: Symbol, answer: Mapping[str, Any]) -> str:
+    """What its answer says about the name."""
+    if "count" in answer:
+        count = answer["count"]
+        return f"\n\n{count} instance{'s' * (count != 1)}"
+    type = answer.get("types", {}).get(symbol.name)
+    if type is None:
+        return ""
+    how = "for example " if isinstance(symbol.item, nodes.RuleDef) else ""
+    return f"\n\n{how}`{type}`"
 
 
 def _word_at(text: str, offset: int) -> Span | None:

@@ -13,6 +13,7 @@ from pygls import uris
 from pygls.exceptions import JsonRpcInvalidParams
 from pygls.lsp.server import LanguageServer
 
+from rewrite_engine.dsl.symbols import Symbol
 from rewrite_engine.language_server import completion, hover, navigation, outline
 from rewrite_engine.language_server import rename as renaming
 from rewrite_engine.language_server.documents import Document, Documents
@@ -144,8 +145,8 @@ def _questions(server: RuleServer) -> None:
         if found is None:
             return None
         text = found.text
-        if found.rule is not None:
-            text += await _instances(server, document, found.rule.name)
+        if found.symbol is not None:
+            text += await _computed(server, document, found.symbol)
         content = types.MarkupContent(types.MarkupKind.Markdown, text)
         return types.Hover(content, document.positions.range(found.span))
 
@@ -174,13 +175,14 @@ def _questions(server: RuleServer) -> None:
         return outline.document_symbols(document)
 
 
-async def _instances(server: RuleServer, document: Document, rule: str) -> str:
-    request = {**_request(server, document), "rule": rule}
-    answer = await server.torch.ask(request, _HOVER_PATIENCE)
-    count = answer.get("count")
-    if count is None:
+async def _computed(server: RuleServer, document: Document, symbol: Symbol) -> str:
+    """What only torch can tell about a name: instances of a rule, types of values."""
+    question = hover.question(symbol)
+    if question is None:
         return ""
-    return f"\n\n{count} instance{'s' * (count != 1)}"
+    request = {**_request(server, document), **question}
+    answer = await server.torch.ask(request, _HOVER_PATIENCE)
+    return hover.answer_text(symbol, answer)
 
 
 def _request(server: RuleServer, document: Document) -> dict[str, Any]:

@@ -14,11 +14,13 @@ import attrs
 
 import rewrite_engine
 
+_HOME: Final = str(Path(rewrite_engine.__file__).parents[1])
 # The folder that the editor is in must not be searched for modules, but that of this
-# package is, which need not be installed.
+# package is, which need not be installed, or may be installed in another version.
 _CODE: Final = f"""
 import sys
-sys.path.append({str(Path(rewrite_engine.__file__).parents[1])!r})
+installed = (i for i, path in enumerate(sys.path) if path.endswith("-packages"))
+sys.path.insert(next(installed, len(sys.path)), {_HOME!r})
 from rewrite_engine.language_server.worker import main
 main()
 """

@@ -1,8 +1,13 @@
 """What needs torch, in a process of its own: a JSON object a line, in and out.
 
-A request holds the `text` and the `path` of a document, and either a `rule` whose
-instances are counted or the title of a `test` that is run. The answer holds `count`, or
-`passed` and `message`; after a mistake only `message`.
+A request holds the `text` and the `path` of a document and what is asked:
+
+- `count`: a rule, whose instances are counted: `count`;
+- `types`: a rule, or `types_in_test`: the title of a test, of whose names it is asked
+  what they stand for in an example: `types`;
+- `test`: the title of a test, which is run: `passed` and `message`.
+
+After a mistake the answer is only a `message`.
 """
 
 from __future__ import annotations
@@ -11,39 +16,75 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rewrite_engine.dsl import loader
+from rewrite_engine.dsl.checked import Test
 from rewrite_engine.errors import RuleError
 from rewrite_engine.source import Source
+
+if TYPE_CHECKING:
+    from rewrite_engine.ruleset import RuleSet
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one request."""
+    texts = tuple(request["texts"].items())
+    rules = _rules(request["text"], request["path"], texts)
+    if "count" in request:
+        return {"count": len(rules[request["count"]].instances())}
+    if "types" in request:
+        return {"types": _types(rules, request["types"])}
+    if "types_in_test" in request:
+        return {"types": _types_in_test(rules, request["types_in_test"])}
+    return _run_test(rules, request["test"])
+
+
+@lru_cache(maxsize=1)
+def _rules(text: str, path: str, texts: tuple[tuple[str, str], ...]) -> RuleSet:
+    """The rules of a document; several questions about one text are usual."""
     from rewrite_engine.ruleset import RuleSet
 
-    path = Path(request["path"]) if request["path"] else None
-    source = Source(request["path"] or "<text>", request["text"])
-    found = loader.examine(source, path, texts=request["texts"])
+    source = Source(path or "<text>", text)
+    found = loader.examine(source, Path(path) if path else None, texts=dict(texts))
     errors = [each for each in found.findings if each.is_error]
     if errors:
         raise RuleError(errors)
     rules = RuleSet(source.name, found.file)
     rules.check()
-    if "rule" in request:
-        return {"count": len(rules[request["rule"]].instances())}
-    return _run_test(rules, request["test"])
+    return rules
 
 
-def _run_test(rules: Any, title: str) -> dict[str, Any]:
+def _types(rules: RuleSet, name: str) -> Mapping[str, str]:
+    from rewrite_engine.verification.types import types_in_rule
+    from rewrite_engine.verification.verify import quiet
+
+    rule = next(rule for rule in rules.file.rules if rule.name == name)
+    with quiet():
+        return types_in_rule(rule, rules.tests)
+
+
+def _types_in_test(rules: RuleSet, title: str) -> Mapping[str, str]:
+    from rewrite_engine.verification.types import types_in_test
+
+    test = _test(rules, title)
+    return {} if test is None else types_in_test(test)
+
+
+def _run_test(rules: RuleSet, title: str) -> dict[str, Any]:
     from rewrite_engine.rule_tests import run_test
 
-    test = next((test for test in rules.tests if test.title == title), None)
+    test = _test(rules, title)
     if test is None:
         return {"passed": False, "message": "there is no such test"}
     outcome = run_test(test, rules)
     return {"passed": outcome.passed, "message": outcome.message}
+
+
+def _test(rules: RuleSet, title: str) -> Test | None:
+    return next((test for test in rules.tests if test.title == title), None)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ def build_example(test: checked.Test) -> fx.Graph:
     for given in test.given:
         builder.give(given.name, is_input=given.role == "input")
     for create in test.creates:
-        builder.names[create.name] = builder.value(create.value)
+        builder.name(create.name, builder.value(create.value))
     results = tuple(builder.value(value) for value in test.returns)
     builder.graph.output(results[0] if len(results) == 1 else results)
     return builder.graph
@@ -32,6 +32,13 @@ class _ExampleBuilder:
     def give(self, name: str, *, is_input: bool) -> None:
         op = "placeholder" if is_input else "get_attr"
         self.names[name] = self.graph.create_node(op, name, name=name)
+
+    def name(self, name: str, value: Any) -> None:
+        """Give a value its name, and the call that computes it, too."""
+        is_call = isinstance(value, fx.Node) and value.op == "call_function"
+        if is_call and value not in self.names.values():
+            value._rename(name)
+        self.names[name] = value
 
     def value(self, value: checked.Value) -> Any:
         match value:

@@ -30,7 +30,10 @@ rule relu_twice {
 pattern scaled(v, $k) = mul(v, $k)
 
 test "one is enough" {
-  given (x: f32[2, 4]) { return relu(relu(x)) }
+  given (x: f32[2, 4]) {
+    once = relu(x)
+    return relu(once)
+  }
   expect relu_twice * 1, equal
 }
 """
@@ -194,15 +197,33 @@ def test_hover(client, rules, marked, shown):
         assert shown in found["contents"]["value"]
 
 
-def test_hover_counts_the_instances_of_a_rule(client, rules):
-    asked = place(RULES, "rule re|lu_twice")
-    # The count is computed beside; whoever looks again finds it.
+def asked_until(client, rules, marked, wanted):
+    """What a hover says once it says so: some of it is computed beside."""
     for _ in range(200):
-        text = client.ask("hover", rules, asked)["contents"]["value"]
-        if "instance" in text:
-            break
+        found = client.ask("hover", rules, place(RULES, marked))
+        if wanted in (text := found["contents"]["value"]):
+            return text
+    raise AssertionError(f"no `{wanted}` in {text}")
+
+
+def test_hover_counts_the_instances_of_a_rule(client, rules):
+    text = asked_until(client, rules, "rule re|lu_twice", "instance")
     expected = len(engine.loads(RULES)["relu_twice"].instances())
     assert text.endswith(f"\n{expected} instance")
+
+
+@pytest.mark.parametrize(
+    ("marked", "type"),
+    [
+        ("y = relu(|x)", "for example `f32[2, 4]`"),
+        ("  y| = relu", "for example `f32[2, 4]`"),
+        ("  z|' = clamp", "for example `f32[2, 4]`"),
+        ("$|n, 4", "for example `2`"),
+        ("  once| = relu", "`f32[2, 4]`"),
+    ],
+)
+def test_hover_tells_inferred_types(client, rules, marked, type):
+    assert asked_until(client, rules, marked, f"\n\n{type}").endswith(type)
 
 
 @pytest.mark.parametrize(
