@@ -23,6 +23,11 @@ def test_the_examples_run(number: int) -> None:
     exec(compile(EXAMPLES[number], "README.md", "exec"), {})
 
 
+def test_a_migration_takes_ten_lines() -> None:
+    (example,) = (each for each in EXAMPLES if "prepare_qat_pt2e" in each)
+    assert len(re.findall(r"^.+$", example, flags=re.M)) == 10
+
+
 def test_the_readme_starts_with_the_two_commands() -> None:
     commands = blocks(ROOT / "README.md", "bash")[:2]
     setup = "python3 -m venv .venv && .venv/bin/python -m pip install -q "
