@@ -183,6 +183,33 @@ def test_only_the_counter_of_batches_stands_still(form):
         program.validate()
 
 
+def without_metadata(graph: torch.fx.Graph, *kept: str) -> None:
+    for node in graph.nodes:
+        if node.op not in kept:
+            node.meta.clear()
+
+
+@pytest.mark.parametrize("form", ["module", "program"])
+def test_nothing_is_read_from_metadata_that_is_not_there(form):
+    program = torch.export.export(model(), (X,))
+    subject = program.module() if form == "module" else program
+    assert engine.apply(subject, FUSE).report.matches == 2
+    # torch itself cannot read a program whose inputs have none.
+    without_metadata(subject.graph, *(["placeholder"] if form == "program" else []))
+    assert engine.apply(subject, FOLD).report.matches == 4  # two pairs, two counters
+    gm = subject if form == "module" else subject.module()
+    assert_evaluates_as(gm, model())
+
+
+def test_without_metadata_no_pair_is_fused():
+    gm = capture(model(), (X,))
+    without_metadata(gm.graph)
+    result = engine.apply(gm, FUSE)
+    reasons = [refusal.reason for refusal in result.report.refusals]
+    assert len(reasons) == 2 and not result.modified
+    assert all("no rank is recorded" in reason for reason in reasons)
+
+
 class OneNormTwice(nn.Module):
     """A BatchNorm after a convolution and, once more, after nothing that folds."""
 
