@@ -46,6 +46,9 @@ _SPEC_FIELDS: Final = (
 )
 
 
+ANNOTATION: Final = "quantization_annotation"
+
+
 @attrs.frozen
 class Undo:
     """One entry of a node's metadata, as it was."""
@@ -62,6 +65,22 @@ class Undo:
 def may_name_nodes(node: fx.Node) -> bool:
     """Whether the metadata of a node has anything that could name other nodes."""
     return not _SKIPPED.issuperset(node.meta)
+
+
+def keep_output_spec(new: fx.Node, old: fx.Node) -> None:
+    """Says of `new` how the value of `old`, which it has now, is to be quantized.
+
+    `new` may have the annotation of another node: that of a convolution which has taken
+    over what followed it. Nothing is said of the operands of `old`.
+    """
+    annotation = old.meta.get(ANNOTATION)
+    spec = getattr(annotation, "output_qspec", None)
+    if spec is None:
+        return
+    fields = {"output_qspec": spec}
+    if ANNOTATION not in new.meta:
+        fields["input_qspec_map"] = {}
+    new.meta[ANNOTATION] = _with_fields(new.meta.get(ANNOTATION, annotation), fields)
 
 
 def retarget(

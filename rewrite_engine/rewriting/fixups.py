@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 from torch import fx
 
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting import metadata
+from rewrite_engine.rewriting.annotations import keep_output_spec
 from rewrite_engine.rewriting.build import Built
 
 Edge = tuple[fx.Node, fx.Node]
@@ -20,33 +21,37 @@ def describe(match: Match, built: Built) -> None:
     created = set(built.created)
     heirs = {new: old for old, new in built.replaced.items() if new in created}
     heirs |= {new: old for new, old in built.copies.items() if new not in heirs}
+    stated = {new: old for new, old, keys in _stated(match, built) if not keys}
     nearest = list(match.calls)
     history = metadata.provenance(match.rule.name, match.rule.place, nearest)
     place = metadata.place_of(nearest)
     for node in built.created:
-        if node in heirs:
+        if node in stated:
+            metadata.inherit(node, stated[node])
+        elif node in heirs:
             metadata.inherit(node, heirs[node])
-        else:
+        if node in stated or node not in heirs:
             metadata.fill(node, place)
         node.meta["from_node"] = list(history)
     for old, new in built.replaced.items():
         if new in created:
             metadata.keep_value(new, old)
-    _copy_stated(match, built)
+            if new in stated:
+                keep_output_spec(new, old)
+    for new, old, keys in _stated(match, built):
+        metadata.copy_keys(new, old, keys)
 
 
-def _copy_stated(match: Match, built: Built) -> None:
-    """The rule's own `meta a <- b {keys}` statements."""
+def _stated(
+    match: Match, built: Built
+) -> Iterator[tuple[fx.Node, fx.Node, Collection[str]]]:
+    """The rule's own `meta a <- b {keys}` statements; without keys, all is meant."""
     for statement in match.rule.meta:
         source = match.bindings.get(statement.source)
         for name in statement.names:
             target = built.names.get(name)
-            if not isinstance(target, fx.Node) or not isinstance(source, fx.Node):
-                continue
-            if statement.keys:
-                metadata.copy_keys(target, source, statement.keys)
-            else:
-                metadata.inherit(target, source)
+            if isinstance(target, fx.Node) and isinstance(source, fx.Node):
+                yield target, source, statement.keys
 
 
 @attrs.define(eq=False)

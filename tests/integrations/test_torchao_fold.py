@@ -19,7 +19,7 @@ from tests.integrations.flow import (
     train,
 )
 from tests.integrations.isomorphism import assert_same_model
-from tests.integrations.quantizers import QUANTIZERS
+from tests.integrations.quantizers import ANNOTATION, QUANTIZERS
 
 aten = torch.ops.aten
 X = torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -98,4 +98,18 @@ def test_the_converted_model_is_torchaos(
 
 def test_what_torchao_prepared_we_convert(both: Any) -> None:
     ours, theirs, _ = map(copy.deepcopy, both)
-    assert_same_model(torchao.convert_pt2e(theirs), torchao.convert_pt2e(ours))
+    assert_same_model(torchao.convert_pt2e(ours), torchao.convert_pt2e(theirs))
+
+
+def test_the_annotation_of_a_batch_norms_output_moves_to_the_convolution() -> None:
+    """So torchao tells the q call that follows where in the model it belongs."""
+    converted = torchao.convert_pt2e(
+        trained("conv2d", "per_channel", torchao.prepare_qat_pt2e)
+    )
+    convs = [n for n in converted.graph.nodes if n.target is aten.conv2d.default]
+    annotated = [n for n in convs if n.meta[ANNOTATION].output_qspec is not None]
+    assert len(convs) == 6 and len(annotated) == 3  # the others end in a ReLU
+    for conv in annotated:
+        (quantize,) = conv.users
+        assert quantize.meta["stack_trace"] == conv.meta["stack_trace"]
+        assert conv.meta[ANNOTATION].input_qspec_map

@@ -11,6 +11,9 @@ from torch import nn
 from benches.models import ConvBn, randomise_batch_norms
 from rewrite_engine import engine, load
 
+pytest.importorskip("torchao.quantization.pt2e")
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+
 RULES = load("bn_fold")
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -63,3 +66,20 @@ def test_a_graph_without_types_is_told_so(model):
     report = engine.apply(gm, RULES).report
     assert not report.matches and len(report.refusals) == 3
     assert all("no rank is recorded" in r.reason for r in report.refusals)
+
+
+def test_a_layer_has_its_own_metadata_and_the_annotation_of_the_norms_output(model):
+    gm = torch.export.export(model, (X,)).module()
+    aten, key = torch.ops.aten, "quantization_annotation"
+    norms = gm.graph.find_nodes(op="call_function", target=aten.batch_norm.default)
+    layers = [norm.args[0] for norm in norms]
+    before = [set(layer.meta) for layer in layers]
+    for norm in norms:
+        norm.meta[key] = QuantizationAnnotation({norm.args[0]: None}, "int8")
+        norm.meta["of_the_norm"] = True
+    assert engine.apply(gm, RULES).report.matches == 3
+    kinds = {layer.target for layer in layers}
+    found = [node for node in gm.graph.nodes if node.target in kinds]
+    assert [set(layer.meta) for layer in found] == [keys | {key} for keys in before]
+    assert all(layer.meta[key].output_qspec == "int8" for layer in found)
+    assert not any(layer.meta[key].input_qspec_map for layer in found)

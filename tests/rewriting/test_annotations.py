@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import fx
 
-from rewrite_engine.rewriting.annotations import retarget
+from rewrite_engine.rewriting.annotations import keep_output_spec, retarget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,12 @@ class PlainSpec:
 
     def __init__(self, edge_or_node: Any) -> None:
         self.edge_or_node = edge_or_node
+
+
+@dataclasses.dataclass
+class Annotation:
+    input_qspec_map: dict[Any, Any]
+    output_qspec: Any = None
 
 
 @pytest.fixture
@@ -231,3 +237,17 @@ class TestQuantizationAnnotations:
         list(retarget([n["conv3"]], {}, edges))
         new = n["conv3"].meta["quantization_annotation"]
         assert new.input_qspec_map == {n["other"]: weight}
+
+
+def test_a_value_is_quantized_as_its_annotation_says(nodes: dict[str, fx.Node]) -> None:
+    conv, norm, x = nodes["conv"], nodes["relu"], nodes["x"]
+    key = "quantization_annotation"
+    keep_output_spec(conv, norm)
+    assert key not in conv.meta
+    norm.meta[key] = Annotation({conv: 1}, "int8")
+    keep_output_spec(conv, norm)
+    assert conv.meta[key] == Annotation({}, "int8")
+    conv.meta[key] = mine = Annotation({x: 2})
+    keep_output_spec(conv, norm)
+    assert conv.meta[key] == Annotation({x: 2}, "int8")
+    assert mine.output_qspec is None and norm.meta[key].input_qspec_map == {conv: 1}
