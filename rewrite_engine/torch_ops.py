@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 from rewrite_engine.dsl.catalog import NAMESPACES, default_catalog, parse_schema
 from rewrite_engine.module_forms import module_form
@@ -82,12 +82,26 @@ def signatures_of(target: object) -> tuple[Signature, ...]:
 
     `()` if the target is neither an operator overload nor in the catalog.
     """
+    if isinstance(target, OpOverloadPacket):
+        target = only_overload(target)
     if isinstance(target, OpOverload):
         return (schema_signature(target),)
     if isinstance(target, str):
         return default_catalog().lookup(f".{target}")
     path = _function_paths().get(id(target))
     return () if path is None else default_catalog().lookup(path)
+
+
+def only_overload(packet: OpOverloadPacket) -> OpOverload | None:
+    """What a packet (`torch.ops.my.op`) runs, None if that depends on the operands."""
+    names = packet.overloads()
+    return getattr(packet, names[0]) if len(names) == 1 else None
+
+
+def packet_of_one(target: object) -> OpOverloadPacket | None:
+    """The packet of an operator whose only overload `target` is, None otherwise."""
+    packet = getattr(target, "overloadpacket", None)
+    return packet if packet is not None and only_overload(packet) is target else None
 
 
 @functools.cache

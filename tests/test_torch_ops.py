@@ -134,6 +134,9 @@ def test_a_custom_operator_is_granted_by_its_overload() -> None:
     assert [p.default for p in signature.parameters] == [REQUIRED, 2.0]
     assert torch_ops.resolve(signature) == ("call_function", overload)
     assert torch_ops.signatures_of(overload) == (signature,)
+    # What `torch.fx.symbolic_trace` records of `torch.ops.rewrite_engine_test.scale`.
+    assert torch_ops.signatures_of(overload.overloadpacket) == (signature,)
+    assert torch_ops.signatures_of(torch.ops.aten.add) == ()
 
 
 @pytest.mark.parametrize(

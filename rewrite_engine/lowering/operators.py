@@ -124,12 +124,18 @@ class Spelling:
         return _Read(parameter.name, mine, default, width)
 
     @property
+    def targets(self) -> tuple[Any, ...]:
+        """The targets of its calls: a packet of one overload is called like that."""
+        packet = torch_ops.packet_of_one(self.target)
+        return (self.target,) if packet is None else (self.target, packet)
+
+    @property
     def keys(self) -> tuple[CallKey, ...]:
-        target = self.target
-        key = self.op, target if isinstance(target, str) else id(target)
-        if self.form is None or not self.form.subclasses:
-            return (key,)
-        return key, (SUBCLASS, id(target))
+        targets = self.targets
+        keys = [(self.op, t if isinstance(t, str) else id(t)) for t in targets]
+        if self.form is not None and self.form.subclasses:
+            keys.append((SUBCLASS, id(self.target)))
+        return tuple(keys)
 
     @property
     def runnable(self) -> tuple[str, Any]:

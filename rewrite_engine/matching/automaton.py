@@ -31,15 +31,16 @@ def build_program(rules: Sequence[CompiledRule]) -> Program:
                 rules_here = anchors.setdefault(key, [])
                 if program not in rules_here:
                     rules_here.append(program)
-            targets[spelling.keys[0]] = (spelling.op, _node_target(spelling))
+            for key, target in zip(spelling.keys, _indexed(spelling), strict=False):
+                targets[key] = spelling.op, target
     frozen = {key: tuple(found) for key, found in anchors.items()}
     # Every module class is one entry of fx's index: all calls of modules.
     return Program(programs, frozen, tuple(dict.fromkeys(targets.values())))
 
 
-def _node_target(spelling: Spelling) -> Any:
+def _indexed(spelling: Spelling) -> tuple[Any, ...]:
     """What fx indexes calls like these by: a module's calls have no common target."""
-    return spelling.target if spelling.form is None else None
+    return spelling.targets if spelling.form is None else (None,)
 
 
 def _anchor_spellings(pattern: fx.Node) -> Iterator[Spelling]:

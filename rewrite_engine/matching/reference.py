@@ -175,7 +175,7 @@ class Reference:
         """Whether it is the same target; of a module call, the form decides."""
         if spelling.form is not None:
             return value.op == "call_module"
-        return (spelling.op, spelling.target) == (value.op, value.target)
+        return spelling.op == value.op and value.target in spelling.targets
 
     def row(self, operator: OperatorPattern, spelling: Spelling) -> Env:
         """What is known once a call of the rule's family has this spelling."""

@@ -48,6 +48,7 @@ from rewrite_engine.rewriting.profiles import (
     packet_profile,
 )
 from rewrite_engine.rewriting.subgraphs import Subgraph, runs_subgraphs, subgraphs_of
+from rewrite_engine.torch_ops import only_overload
 
 
 @attrs.frozen
@@ -187,9 +188,7 @@ def _learn(node: fx.Node) -> _Rule:
     if isinstance(target, OpOverload):
         profile: Profile | None = overload_profile(target)
     elif isinstance(target, OpOverloadPacket):
-        if not str(target).startswith("aten."):
-            return _clobber
-        profile = packet_profile(target.__name__)
+        profile = _packet_profile(target)
     elif isinstance(target, BuiltinFunctionType) and id(target) in _TORCH_FUNCTIONS:
         profile = _bound_profile(target.__name__)
     elif isinstance(target, FunctionType) and id(target) in _TORCH_FUNCTIONS:
@@ -201,6 +200,13 @@ def _learn(node: fx.Node) -> _Rule:
     rule = _profile_rule(_with_impurity(profile, node))
     _RULES[id(target)] = (target, rule)
     return rule
+
+
+def _packet_profile(packet: OpOverloadPacket) -> Profile | None:
+    if str(packet).startswith("aten."):
+        return packet_profile(packet.__name__)
+    overload = only_overload(packet)
+    return None if overload is None else overload_profile(overload)
 
 
 def _running(node: fx.Node) -> Effect:

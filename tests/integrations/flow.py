@@ -74,13 +74,25 @@ def fake_quantize(value: torch.Tensor, quantizer: nn.Module | None) -> torch.Ten
     if quantizer is None:
         return value
     scale, zero_point = quantizer.calculate_qparams()
-    axis = quantizer.ch_axis if scale.numel() > 1 else 0
+    axis = _axis(quantizer) if scale.numel() > 1 else 0
     shape = [-1 if i == axis else 1 for i in range(value.dim())]
     scale = scale.to(value.device).reshape(shape)
     zero_point = zero_point.reshape(shape)
-    low, high = quantizer.quant_min, quantizer.quant_max
+    low, high = _limits(quantizer)
     rounded = torch.round(value * (1.0 / scale)) + zero_point
     return (rounded.clamp(low, high) - zero_point) * scale
+
+
+def _axis(quantizer: nn.Module) -> int:
+    granularity = getattr(quantizer, "granularity", None)
+    return quantizer.ch_axis if granularity is None else granularity.axis
+
+
+def _limits(quantizer: nn.Module) -> tuple[int, int]:
+    if quantizer.quant_min is not None:
+        return quantizer.quant_min, quantizer.quant_max
+    whole = torch.iinfo(quantizer.target_dtype)
+    return whole.min, whole.max
 
 
 @attrs.frozen(eq=False)

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.fake_quantize import FusedMovingAvgObsFakeQuantize
+from torchao.quantization.pt2e import MappingType, PerAxis, PerTensor
+from torchao.quantization.pt2e._affine_quantization import (
+    AffineQuantizedMovingAverageMinMaxObserver,
+)
+from torchao.quantization.pt2e.fake_quantize import (
+    AffineFakeQuantize,
+    FusedMovingAvgObsFakeQuantize,
+)
 from torchao.quantization.pt2e.observer import (
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
@@ -64,6 +71,26 @@ ACTIVATION = QuantizationSpec(
         observer=MovingAverageMinMaxObserver, eps=2**-12
     ),
 )
+
+
+def affine(granularity: Any, mapping: MappingType) -> QuantizationSpec:
+    """Blocks of any shape: converted to `torchao.quantize_affine` and its inverse.
+
+    Symmetric limits keep the largest weight off the middle between two steps.
+    """
+    limit = 127 if mapping is MappingType.SYMMETRIC else None
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=limit and -limit,
+        quant_max=limit,
+        observer_or_fake_quant_ctr=AffineFakeQuantize.with_args(
+            observer=AffineQuantizedMovingAverageMinMaxObserver,
+            mapping_type=mapping,
+            target_dtype=torch.int8,
+            granularity=granularity,
+            eps=2**-12,
+        ),
+    )
 
 
 def derived_bias(conv: Node, *, axis: int | None = None) -> DerivedQuantizationSpec:
@@ -166,6 +193,15 @@ QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
     "derived_bias_per_channel": lambda: OperandQuantizer(
         _operands(per_channel(), bias=_derived_bias_per_channel),
         ACTIVATION,
+    ),
+    "affine": lambda: OperandQuantizer(
+        _operands(
+            affine(PerAxis(0), MappingType.SYMMETRIC),
+            x=affine(PerTensor(), MappingType.ASYMMETRIC),
+        )
+    ),
+    "affine_per_tensor": lambda: OperandQuantizer(
+        _operands(affine(PerTensor(), MappingType.SYMMETRIC)), ACTIVATION
     ),
     "weight_only": lambda: OperandQuantizer(_operands(per_channel(), x=None)),
     "activation_only": lambda: OperandQuantizer(_operands(None), ACTIVATION),

@@ -5,6 +5,7 @@ Each case also shows torchao's fault, so that we notice when it is mended.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -223,3 +224,23 @@ FAILS = (
 def test_torchao_fails_in_some_cases(case: str) -> None:
     with pytest.raises((RuntimeError, KeyError)):
         quantize_pt2e.convert_pt2e(theirs(case)[0])
+
+
+@pytest.mark.parametrize("quantizer", ["affine", "affine_per_tensor"])
+def test_torchao_leaves_affine_pairs_with_their_batch_norm(quantizer: str) -> None:
+    prepared, _ = trained(pair, quantizer, quantize_pt2e.prepare_qat_pt2e)
+    converted = quantize_pt2e.convert_pt2e(prepared)
+    assert aten.batch_norm.default in leftovers(converted)
+
+
+def test_a_counter_may_lack_metadata() -> None:
+    prepared, pairs = trained(pair, "per_channel", torchao.prepare_qat_pt2e)
+    ours, their = prepared, copy.deepcopy(prepared)
+    for gm in (ours, their):
+        for counter in gm.graph.find_nodes(op="call_function", target=aten.add_.Tensor):
+            counter.meta.clear()
+    converted = torchao.convert_pt2e(ours)
+    assert not leftovers(converted)
+    assert_convolutions_are_eager(converted, pairs, (X,))
+    with pytest.raises(KeyError, match="nn_module_stack"):
+        quantize_pt2e.convert_pt2e(their)

@@ -82,6 +82,22 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         2,
     ),
     (
+        "a packet is its only overload, and none of several",
+        rule("z = neg(relu6(x)) | neg(aten.relu.default(x))"),
+        lambda f, x, y, _: (
+            f(aten.neg.default, (f(aten.relu6.default, (x,)),)),
+            f(aten.neg.default, (f(aten.relu6, (x,)),)),
+            f(aten.neg.default, (f(aten.relu, (x,)),)),
+        ),
+        2,
+    ),
+    (
+        "an anchor may be such a packet",
+        rule("z = relu6(x)"),
+        lambda f, x, y, _: f(aten.relu6, (x,)),
+        1,
+    ),
+    (
         "`..` accepts any other argument",
         rule("z = aten.add.Tensor(x, y, ..)"),
         lambda f, x, y, _: f(aten.add.Tensor, (x, y), {"alpha": 2}),

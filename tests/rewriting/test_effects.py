@@ -109,6 +109,11 @@ OVERLOADS = [
     (call(aten._assert_scalar.default, "x", "bad"), "effectful"),
     (call(aten.relu, "x"), ""),
     (call(aten.relu_, "x"), "writes=x aliases=x effectful"),
+    (call(torch.ops.quantized_decomposed.quantize_per_channel, "x", "y"), ""),
+    (
+        call(torch.ops.quantized_decomposed.quantize_per_tensor, "x", "y"),
+        "aliases=x,y clobbers effectful",
+    ),
     (call(torch.ops.higher_order.cond, "x", "y"), "aliases=x,y clobbers effectful"),
     (
         call(torch.ops.profiler._record_function_enter_new.default, "name"),
