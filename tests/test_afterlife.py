@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,16 +18,57 @@ from rewrite_engine import engine, load
 
 FUSE = load("qat_fuse")
 
-MODELS = {
-    "conv1d": (nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)), (2, 3, 9)),
-    "conv2d": (
-        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
-        (2, 3, 8, 8),
-    ),
+
+def convolution(rank: int, **options: Any) -> nn.Module:
+    kind, norm = CONVOLUTIONS[rank], NORMS[rank]
+    return nn.Sequential(kind(4, 6, 3, **options), norm(6, eps=1e-3), nn.ReLU())
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.relu(self.norm(self.conv(x)) + x)
+        return y, y.mean((2, 3))
+
+
+class Scripted(nn.Module):
+    """One rule fires outside of the branches of a condition, and none within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = convolution(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        return torch.cond(x.sum() > 0, torch.sin, torch.cos, (y,))
+
+
+MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "conv1d": (convolution(1), (2, 4, 9)),
+    "conv2d": (convolution(2), (2, 4, 8, 8)),
+    "conv3d": (convolution(3), (2, 4, 5, 5, 5)),
+    "no bias": (convolution(2, bias=False), (2, 4, 8, 8)),
+    "groups": (convolution(2, groups=2), (2, 4, 8, 8)),
+    "depthwise, dilated": (convolution(2, groups=2, dilation=2), (2, 4, 8, 8)),
+    "padding same": (convolution(2, padding="same"), (2, 4, 8, 8)),
+    "reflected": (convolution(2, padding=1, padding_mode="reflect"), (2, 4, 8, 8)),
     "transposed": (
         nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6)),
         (2, 4, 5, 5),
     ),
+    "linear": (
+        nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.GELU(), nn.Linear(6, 2)),
+        (5, 4),
+    ),
+    "residual": (Residual(), (2, 4, 6, 6)),
+    "beside a condition": (Scripted(), (2, 4, 9)),
 }
 
 
@@ -36,6 +78,7 @@ def model(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
     return copy.deepcopy(module).double().train(), torch.randn(shape).double()
 
 
+@pytest.mark.figure("R17")
 def test_a_rewritten_program_goes_on(model: tuple[nn.Module, torch.Tensor]) -> None:
     module, x = model
     expected = copy.deepcopy(module)(x)
@@ -50,6 +93,7 @@ def test_a_rewritten_program_goes_on(model: tuple[nn.Module, torch.Tensor]) -> N
         torch.testing.assert_close(other.module()(x), expected)
 
 
+@pytest.mark.figure("R17")
 def test_a_rewritten_module_goes_on(model: tuple[nn.Module, torch.Tensor]) -> None:
     module, x = model
     expected = copy.deepcopy(module)(x)
@@ -62,27 +106,36 @@ def test_a_rewritten_module_goes_on(model: tuple[nn.Module, torch.Tensor]) -> No
 
 
 PROGRAM = """
+import re
 import torch
 from torch import nn
 from rewrite_engine import engine, load
+from rewrite_engine.graph_dot import dot_text
 from rewrite_engine.graph_text import graph_text
+torch.manual_seed(0)
 model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
 gm = torch.export.export(model.train(), (torch.randn(2, 3, 8, 8),)).module()
-result = engine.apply(gm, load("qat_fuse"))
-print(graph_text(gm), gm.code)
+result = engine.apply(gm, load("qat_fuse"), record=True)
+print(graph_text(gm), gm.code, dot_text(gm.graph, "after"))
 print([(r.name, r.candidates, r.matches, r.refusals) for r in result.report.rules])
+print(engine.explain(gm, load("qat_fuse")))
+print(re.sub(r"[0-9.]+(</b>)? (s|ms|µs)", "", result.report.to_html()))
+for library in ("qat_fuse", "bn_fold", "cross_layer"):
+    print(load(library).content_hash, load(library).rules)
 """
 
 
+@pytest.mark.figure("R18")
 def test_hash_seeds_change_nothing() -> None:
-    texts = {
+    texts = [
         subprocess.run(
             [sys.executable, "-c", PROGRAM],
             env={**os.environ, "PYTHONHASHSEED": seed},
             cwd=Path(__file__).parents[1],
             capture_output=True,
             check=True,
+            text=True,
         ).stdout
         for seed in ("1", "2")
-    }
-    assert len(texts) == 1 and b"batch_norm" in texts.pop()
+    ]
+    assert texts[0] == texts[1] and "batch_norm" in texts[0]

@@ -70,15 +70,20 @@ def applied(times: int) -> None:
     assert busy
 
 
-def test_one_rule_set_is_used_by_many_threads() -> None:
+@pytest.mark.figure("R12")
+def test_one_rule_set_is_used_by_many_threads(measured: Callable[..., None]) -> None:
     applied(times=6)
+    measured("R12", applications=8 * 6)
 
 
 @pytest.mark.long
-def test_one_rule_set_is_used_by_many_threads_for_long() -> None:
+@pytest.mark.figure("R12")
+def test_one_rule_set_is_used_for_long(measured: Callable[..., None]) -> None:
     applied(times=200)
+    measured("R12", applications=8 * 200)
 
 
+@pytest.mark.figure("R12")
 def test_of_two_threads_with_one_graph_one_waits() -> None:
     expected = conv_bn()
     engine.apply(expected, FUSE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rewrite_engine.dsl import loader
 from rewrite_engine.errors import RuleError
 
 ROOT = Path(__file__).parents[2]
+LONG = pytest.mark.long
 SHIPPED = sorted((ROOT / "rules").glob("*.rules"))
 
 
@@ -33,14 +35,22 @@ def assert_harmless(found: dict[str, Any], count: int) -> None:
     assert found["slowest"] < 2 and found["megabytes"] < 500
 
 
-def test_mutations_are_refused_with_a_position_and_run_nothing() -> None:
-    assert_harmless(run(1, 3_000), 3_000)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(20))
-def test_many_mutations(seed: int) -> None:
-    assert_harmless(run(seed + 2, 5_000), 5_000)
+@pytest.mark.figure("R10", "R11")
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        (1, 3_000),
+        *(pytest.param(i, 5_000, marks=pytest.mark.long) for i in range(2, 22)),
+    ],
+)
+def test_mutations_are_refused_with_a_position_and_run_nothing(
+    seed: int, count: int, measured: Callable[..., None]
+) -> None:
+    found = run(seed, count)
+    assert_harmless(found, count)
+    numbers = {"most_seconds": found["slowest"], "most_MiB": found["megabytes"]}
+    measured("R10", mutations=count, refused=found["refused"], **numbers)
+    measured("R11", mutations=count, forbidden_events=len(found["events"]))
 
 
 def truncations(path: Path, step: int) -> None:
@@ -52,11 +62,13 @@ def truncations(path: Path, step: int) -> None:
             assert all(d.span.end <= end for d in error.diagnostics)
 
 
+@pytest.mark.figure("R10")
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_file_cut_off_anywhere_is_read_or_refused(path: Path) -> None:
     truncations(path, step=61)
 
 
+@pytest.mark.figure("R10")
 @pytest.mark.long
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_file_cut_off_at_every_character(path: Path) -> None:
@@ -81,6 +93,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.figure("R11")
 @pytest.mark.parametrize("text", ATTACKS.values(), ids=ATTACKS.keys())
 def test_attacks_are_refused(text: str) -> None:
     with pytest.raises(RuleError) as caught:
@@ -106,6 +119,7 @@ HUGE = {
 }
 
 
+@pytest.mark.figure("R10")
 @pytest.mark.parametrize("text", HUGE.values(), ids=HUGE.keys())
 def test_huge_files_are_refused(text: str) -> None:
     with pytest.raises(RuleError) as caught:

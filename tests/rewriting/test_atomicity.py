@@ -13,6 +13,7 @@ from torch import fx
 from rewrite_engine import RewriteError, engine, load, loads
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.rewriting import driver
+from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.transaction import Transaction
 
 aten = torch.ops.aten
@@ -110,6 +111,7 @@ rule fold_scale {
 """
 
 
+@pytest.mark.figure("R8")
 @pytest.mark.parametrize(
     ("make", "rules"),
     [(conv_bn, load("qat_fuse")), (folding, loads(FOLD))],
@@ -137,6 +139,52 @@ def test_a_failure_at_any_step_leaves_the_graph_alone(
     gm.graph.lint()
 
 
+def of_relus(count: int) -> fx.GraphModule:
+    graph = fx.Graph()
+    value = graph.placeholder("x")
+    for _ in range(count):
+        value = graph.call_function(aten.relu.default, (value,))
+    graph.output(value)
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+ENDLESS = {
+    "sweeps": (
+        "rule fewer { z = relu(relu(x)) => z' = relu(x) }",
+        Limits(sweeps=1),
+        "still change the graph after 1 sweeps: fewer",
+    ),
+    "rewrites": (
+        "rule again { z = relu(x) => z' = relu(x) }",
+        Limits(rewrites=50, rewrites_per_node=0),
+        "more than 50 rewrites: again may match what it builds",
+    ),
+    "rewrites of a node": (
+        "rule again { z = relu(x) => z' = relu(x) }",
+        Limits(rewrites=0, rewrites_per_node=7),
+        "more than 28 rewrites",
+    ),
+    "growth": (
+        "rule grow { z = relu(x) => z' = relu(neg(relu(x))) }",
+        Limits(growth=2),
+        "the graph grew from 4 to .* nodes: grow may match what it builds",
+    ),
+}
+
+
+@pytest.mark.figure("R5")
+@pytest.mark.parametrize(
+    ("text", "limits", "reason"), ENDLESS.values(), ids=ENDLESS.keys()
+)
+def test_each_limit_stops_a_run(text: str, limits: Limits, reason: str) -> None:
+    gm = of_relus(2)
+    before = snapshot(gm)
+    with pytest.raises(RewriteError, match=reason):
+        engine.apply(gm, loads(text), limits=limits)
+    assert snapshot(gm) == before
+
+
+@pytest.mark.figure("R5")
 def test_a_growing_rule_is_stopped_and_taken_back() -> None:
     rules = loads("rule grow { z = relu(x) => z' = relu(neg(relu(x))) }")
     graph = fx.Graph()
@@ -148,6 +196,7 @@ def test_a_growing_rule_is_stopped_and_taken_back() -> None:
     assert snapshot(gm) == before
 
 
+@pytest.mark.figure("R5")
 def test_two_rules_that_undo_each_other_are_named() -> None:
     rules = loads(
         """
@@ -167,6 +216,7 @@ def test_the_input_may_be_any_graph_but_nothing_else() -> None:
         engine.apply(torch.nn.Linear(2, 2), load("qat_fuse"))  # type: ignore[arg-type]
 
 
+@pytest.mark.figure("R4")
 def test_a_second_application_changes_nothing() -> None:
     gm = conv_bn()
     rules = load("qat_fuse")

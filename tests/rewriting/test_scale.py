@@ -2,26 +2,85 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import fx, nn
 
 from rewrite_engine import engine, graph_facts, loads
 
+pytestmark = pytest.mark.figure("R13")
+
 aten = torch.ops.aten
 TWICE = loads("rule twice exact { z = relu(relu(x)) => z' = relu(x) }")
 
 
-def test_a_chain_of_20000_nodes() -> None:
+def chain(length: int) -> fx.GraphModule:
     graph = fx.Graph()
     value = graph.placeholder("x")
-    for i in range(20_000):
+    for i in range(length):
         target = aten.relu.default if i % 4 < 2 else aten.neg.default
         value = graph.call_function(target, (value,))
     graph.output(value)
-    gm = fx.GraphModule(nn.Module(), graph)
+    return fx.GraphModule(nn.Module(), graph)
+
+
+def fan_out(width: int) -> fx.GraphModule:
+    """Readers of one value; every 40th is followed by another call."""
+    graph = fx.Graph()
+    first = graph.call_function(aten.neg.default, (graph.placeholder("x"),))
+    readers = [graph.call_function(aten.relu.default, (first,)) for _ in range(width)]
+    ends = [graph.call_function(aten.relu.default, (r,)) for r in readers[::40]]
+    graph.output((*readers[1::40], *ends))
+    return fx.GraphModule(nn.Module(), graph)
+
+
+def test_a_chain_of_20000_nodes() -> None:
+    gm = chain(20_000)
     assert engine.apply(gm, TWICE).report.matches == 5_000
     assert len(gm.graph.nodes) == 15_002
+
+
+def test_a_value_that_20000_calls_read() -> None:
+    gm = fan_out(20_000)
+    assert engine.apply(gm, TWICE).report.matches == 500
+    assert len(gm.graph.nodes) == 3 + 20_000
+
+
+def seconds(gm: fx.GraphModule) -> float:
+    start = time.process_time()
+    engine.apply(gm, TWICE)
+    return time.process_time() - start
+
+
+@pytest.mark.long
+def test_time_grows_with_the_number_of_nodes(measured: Callable[..., None]) -> None:
+    times = [min(seconds(chain(n)) for _ in range(3)) for n in (2_000, 20_000)]
+    measured("R13", most_times_slower_with_10_times_the_nodes=times[1] / times[0])
+    assert times[1] < 12 * times[0]
+
+
+def test_4_anchors_with_100_candidates_each() -> None:
+    """Later anchors are found among the readers of shared values, not everywhere."""
+    names = ("neg", "sigmoid", "tanh", "abs")
+    lines = [f"a{i} = {name}(x)" for i, name in enumerate(names)]
+    made = [f"a{i}' = {name}(y)" for i, name in enumerate(names)]
+    rules = loads(
+        f"rule four once exact {{ y = relu(x) {' '.join(lines)}"
+        f" => y' = relu(x) {' '.join(made).replace('(y)', '(x)')} }}"
+    )
+    graph = fx.Graph()
+    value, ends = graph.placeholder("x"), []
+    for _ in range(100):
+        value = graph.call_function(aten.mul.Tensor, (value, 2.0))
+        for target in (aten.neg, aten.sigmoid, aten.tanh, aten.abs, aten.relu):
+            ends.append(graph.call_function(target.default, (value,)))
+    graph.output(tuple(ends))
+    gm = fx.GraphModule(nn.Module(), graph)
+    assert len(engine.find(gm, rules)) == 100
+    assert engine.apply(gm, rules).report.matches == 100
 
 
 def test_readers_of_a_wide_value_are_asked_once_a_match(

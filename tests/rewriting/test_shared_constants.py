@@ -1,0 +1,146 @@
+"""Constants that are tied, viewed, written or read by many: no storage is ever written.
+
+`pytest -m long tests/rewriting/test_shared_constants.py` runs 5,000 graphs.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+import torch
+from torch import fx, nn
+
+from rewrite_engine import engine, load, loads
+from rewrite_engine.equivalence import assert_equivalent
+
+aten = torch.ops.aten
+FOLDING: Final = loads(
+    """
+    rule scaled inexact {
+      z = mul(x, mul(w, $k))  where w is const
+    => param wk = w * $k  z' = mul(x, wk) }
+    rule doubled once inexact {
+      y = linear(neg(x), w)  where w is const
+    => param wn = w * -1.0  y' = linear(x, wn) }
+    rule shrunk once inexact {
+      z = mul(linear(x, w), $k)  where w is const
+    => w <- w * $k  z' = linear(x, w) }
+    """
+)
+RULES: Final = (FOLDING, load("cross_layer"), load("bn_fold"))
+SIZE: Final = 4
+
+
+def constants(chosen: random.Random) -> dict[str, torch.Tensor]:
+    """Square matrices, some of them views of others or the same under two names."""
+    found: dict[str, torch.Tensor] = {}
+    for number in range(4):
+        base = torch.randn(SIZE, SIZE, dtype=torch.float64)
+        if found and chosen.random() < 0.6:
+            base = chosen.choice(list(found.values())).detach()
+        kind = chosen.randrange(5)
+        if kind == 0:
+            base = base.T
+        elif kind == 1:
+            base = base[:]
+        elif kind == 2:
+            base = torch.cat([base, base])[:SIZE]
+        is_parameter = chosen.random() < 0.5
+        found[f"w{number}"] = nn.Parameter(base) if is_parameter else base
+    if chosen.random() < 0.5:
+        found["tied"] = found["w0"]
+    return found
+
+
+def module_of(tensors: dict[str, torch.Tensor]) -> nn.Module:
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        if isinstance(tensor, nn.Parameter):
+            root.register_parameter(name, tensor)
+        else:
+            root.register_buffer(name, tensor)
+    return root
+
+
+def layer(graph: fx.Graph, chosen: random.Random, value: fx.Node, w: fx.Node) -> Any:
+    """Calls that the rules take, or that stand in their way."""
+    match chosen.randrange(7):
+        case 0:
+            scaled = graph.call_function(aten.mul.Tensor, (w, 2.0))
+            return graph.call_function(aten.mul.Tensor, (value, scaled))
+        case 1:
+            negative = graph.call_function(aten.neg.default, (value,))
+            return graph.call_function(aten.linear.default, (negative, w))
+        case 2:
+            made = graph.call_function(aten.linear.default, (value, w))
+            return graph.call_function(aten.mul.Tensor, (made, 0.5))
+        case 3:
+            made = graph.call_function(aten.linear.default, (value, w))
+            return graph.call_function(aten.relu.default, (made,))
+        case 4:  # the constant is written while the model runs
+            if chosen.random() < 0.5:
+                w = graph.call_function(aten.transpose.int, (w, 0, 1))
+            graph.call_function(aten.mul_.Tensor, (w, 0.5))
+            return value
+        case 5:
+            return graph.call_function(aten.add.Tensor, (value, w))
+    return graph.call_function(aten.linear.default, (value, w))
+
+
+def model_of(seed: int) -> fx.GraphModule:
+    chosen = random.Random(seed)
+    torch.manual_seed(seed)
+    root, graph = module_of(constants(chosen)), fx.Graph()
+    value, names = graph.placeholder("x"), [n for n, _ in state(root)]
+    nodes = [graph.get_attr(name) for name in names * chosen.randint(1, 2)]
+    values = [value]
+    for _ in range(chosen.randint(3, 7)):
+        made = layer(graph, chosen, values[-1], chosen.choice(nodes))
+        values.append(made)
+    others = [n for n in chosen.sample(nodes, 2) if chosen.random() < 0.3]
+    graph.output((values[-1], *others))
+    return fx.GraphModule(root, graph)
+
+
+def state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+
+
+def stored(module: nn.Module) -> dict[str, Any]:
+    """The tensors of a module, their versions and a copy of their storages."""
+    return {n: (t, t._version, bytes_of(t).clone()) for n, t in state(module)}
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+
+
+@pytest.mark.figure("R14")
+@pytest.mark.parametrize(
+    "count", [200, pytest.param(5_000, marks=pytest.mark.long)], ids=["few", "many"]
+)
+def test_storages_are_never_written(count: int, measured: Callable[..., None]) -> None:
+    rewritten = shared = 0
+    square = torch.randn(SIZE, SIZE, dtype=torch.float64)
+    for seed in range(count):
+        gm, rules = model_of(seed), RULES[seed % len(RULES)]
+        original, before = copy.deepcopy(gm), stored(gm)
+        pointers = {t.untyped_storage().data_ptr() for t, _, _ in before.values()}
+        shared += len(pointers) < len(before)
+        inputs = (square,)
+        result = engine.apply(gm, rules)
+        gm.graph.lint()
+        for name, (tensor, version, data) in before.items():
+            assert tensor._version == version, (seed, name)
+            assert torch.equal(bytes_of(tensor), data), (seed, name)
+        assert_equivalent(original, gm, inputs, rtol=1e-10, check_state=False)
+        rewritten += result.report.matches > 0
+    assert rewritten > count // 10 and shared > count // 2
+    measured("R14", graphs=count, with_shared_storage=shared, rewritten=rewritten)
