@@ -15,7 +15,7 @@ import attrs
 NodeKind: TypeAlias = Literal["input", "matched", "created", "reader"]
 
 HEIGHT: Final = 38
-_LAYER: Final = 66
+_LAYER: Final = 60
 """From one layer to the next, in pixels."""
 _GAP: Final = 14
 _CHARACTER: Final = 7.4

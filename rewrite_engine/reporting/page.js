@@ -27,9 +27,8 @@ function shortened(name, width) {
 }
 function draw(figure, [shape, names]) {
   const [width, height, nodes, edges] = data.shapes[shape];
-  const scale = Math.min(1, Math.max(0.62, (figure.clientWidth - 24) / width,
-    Math.min((figure.clientHeight - 12) / height, (figure.clientWidth - 24) / width)));
-  const fit = Math.min(scale, Math.max(0.62, (figure.clientHeight - 12) / height));
+  const fitting = Math.min(1, (figure.clientWidth - 24) / width, (figure.clientHeight - 12) / height);
+  const fit = fitting >= 0.7 ? fitting : 0.8;  // what cannot be read in one look is scrolled
   const svg = make("svg", { width: width * fit, height: height * fit,
     viewBox: `0 0 ${width} ${height}`, role: "img" });
   for (const points of edges) svg.append(make("path", { d: curve(points) }));
@@ -55,9 +54,18 @@ function rowOf(name) {
     [...row.querySelectorAll("b")].map((b) => [b.textContent.slice(1), row])));
   return rowsByName.get(name);
 }
-function reveal(row) {
+let revealed;
+function reveal(row, top = innerHeight / 2) {
   row.closest("details").open = true;
-  row.scrollIntoView({ block: "center" });
+  revealed = row;
+  approach(row, top, 5);
+}
+/* Blocks of rows have their height only once they come into view: look again, and again. */
+function approach(row, top, tries) {
+  const off = row.getBoundingClientRect().top - top;
+  if (row !== revealed || Math.abs(off) < 2 || !tries) return;
+  scrollBy({ top: off });
+  requestAnimationFrame(() => approach(row, top, tries - 1));
 }
 
 /* --- step through the rewrites --- */
@@ -78,11 +86,7 @@ function show(index, scroll = true) {
   items[now]?.scrollIntoView({ block: "nearest" });
   const mine = rows.filter((row) => row.dataset.k === String(now + 1));
   mine.forEach((row) => row.classList.add("now"));
-  if (scroll && mine.length) {
-    mine[0].closest("details").open = true;
-    const top = byId("stage").getBoundingClientRect().bottom + 40;
-    window.scrollBy({ top: mine[0].getBoundingClientRect().top - top });
-  }
+  if (scroll && mine.length) reveal(mine[0], byId("stage").getBoundingClientRect().bottom + 40);
 }
 byId("next")?.addEventListener("click", () => show(now + 1));
 byId("back")?.addEventListener("click", () => show(now - 1));

@@ -19,15 +19,18 @@ import attrs
 from rewrite_engine.report import Report
 from rewrite_engine.reporting.layout import Drawing, place
 from rewrite_engine.reporting.recording import GraphRecord, Rewrite
-from rewrite_engine.reporting.rows import Line, Row
+from rewrite_engine.reporting.rows import STATE, Line, Row
 from rewrite_engine.reporting.trace import trace
 
 _FOLDER: Final = Path(__file__).parent
 _BLOCK: Final = 50
 """Rows that a browser lays out together, once they come into view."""
 
+_LONG: Final = 30
+"""Characters of a name after which a line may break."""
+
 _OPEN: Final = 12
-"""Unchanged groups of at most this many rows are shown open."""
+"""Groups of at most this many rows are shown open, whatever is in them."""
 
 
 @attrs.frozen
@@ -105,7 +108,7 @@ class Record:
             yield f'<tr{kind}><th colspan="4" scope="rowgroup">{escape(rule.name)}</tr>'
             yield f"<tr{kind}>{shown}<td>{rule.seconds * 1000:.1f}</tr>"
         yield "</table></div>"
-        yield from _listed("Rewrites", "ol", map(_rewrite_item, self.rewrites))
+        yield from _listed("Rewrites", "ol", _rewrite_items(self.rewrites))
         refused = (_item(f"refused-{i}", r.node) for i, r in _numbered(report.refusals))
         yield from _listed("Refused", "ul", refused)
         misses = (
@@ -176,10 +179,12 @@ def _graph(graph: GraphRecord) -> Iterator[str]:
 
 def _group(name: str, rows: Sequence[Row], first: set[int]) -> Iterator[str]:
     changed = sum(not row.kept for row in rows)
-    touched = any(row.changed for row in rows)
-    is_open = " open" if touched or len(rows) <= _OPEN else ""
-    noun = "node" if len(rows) == 1 else "nodes"
-    count = f"{changed} rows rewritten" if changed else f"{len(rows)} {noun}"
+    is_open = " open" if _is_open(name, rows) else ""
+    count = (
+        _counted(changed, "row") + " rewritten"
+        if changed
+        else _counted(len(rows), "node")
+    )
     title = escape(name) or "top level"
     heading = f"<summary>{title}<small>{count}</small></summary>"
     yield f'<details class="g"{is_open}>{heading}'
@@ -188,6 +193,12 @@ def _group(name: str, rows: Sequence[Row], first: set[int]) -> Iterator[str]:
         yield from _block(rows[start : start + _BLOCK], first)
         yield "</div>"
     yield "</details>"
+
+
+def _is_open(name: str, rows: Sequence[Row]) -> bool:
+    """Whether a group is worth reading: it is short, or calls in it have changed."""
+    touched = name != STATE and any(row.changed for row in rows)
+    return touched or len(rows) <= _OPEN
 
 
 def _block(rows: Sequence[Row], first: set[int]) -> Iterator[str]:
@@ -222,7 +233,13 @@ def _line(line: Line | None) -> str:
     shown = f"<b>{escape(name)}</b>"
     if colon:
         shown += f": <u>{escape(type, quote=False)}</u>"
-    return f"{shown} = {escape(rest, quote=False)}"
+    return f"{shown} = {_breakable(escape(rest, quote=False))}"
+
+
+def _breakable(call: str) -> str:
+    """A call that may go on in the next line after a long name."""
+    name, bracket, arguments = call.partition("(")
+    return f"{name}(<wbr>{arguments}" if bracket and len(name) > _LONG else call
 
 
 def _listed(title: str, tag: str, items: Iterable[str]) -> Iterator[str]:
@@ -231,17 +248,25 @@ def _listed(title: str, tag: str, items: Iterable[str]) -> Iterator[str]:
         yield f"<h2>{title}</h2><{tag}>{''.join(found)}</{tag}>"
 
 
+def _rewrite_items(rewrites: Sequence[Rewrite]) -> Iterator[str]:
+    """The rewrites in order, under the names of their rules."""
+    for rule, made in groupby(rewrites, key=lambda rewrite: rewrite.rule):
+        yield f'<li class="rule">{escape(rule)}'
+        yield from map(_rewrite_item, made)
+
+
 def _rewrite_item(rewrite: Rewrite) -> str:
     name = f"<i>{rewrite.number}</i><span>{escape(rewrite.anchor)}</span>"
     number = rewrite.number
-    return (
-        f'<li data-k="{number}"><a href="#r{number}" data-k="{number}" '
-        f'title="{escape(rewrite.rule)}">{name}</a>'
-    )
+    return f'<li data-k="{number}"><a href="#r{number}" data-k="{number}">{name}</a>'
 
 
 def _item(anchor: str, text: str) -> str:
     return f'<li><a href="#{anchor}"><span>{escape(text)}</span></a>'
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _numbered(items: Sequence[Any]) -> Iterator[tuple[int, Any]]:

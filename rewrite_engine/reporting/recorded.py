@@ -9,7 +9,7 @@ import attrs
 
 from rewrite_engine.explaining.explain import explain
 from rewrite_engine.explaining.explanation import NearMiss
-from rewrite_engine.explaining.text import NodeText, miss_text, worth_showing
+from rewrite_engine.explaining.text import NEAR, NodeText, miss_text
 from rewrite_engine.reporting.page import Miss, Record
 from rewrite_engine.reporting.recording import Recording
 from rewrite_engine.rewriting.run import Model, Result
@@ -42,9 +42,11 @@ def _misses(
         others = [
             miss
             for miss in rule.near_misses
-            if not miss.refused and (rule.rule.name, miss.anchor.name) not in made
+            if miss.score >= NEAR
+            and not miss.refused
+            and (rule.rule.name, miss.anchor.name) not in made
         ]
-        for miss in worth_showing(others, _MISSES):
+        for miss in others[:_MISSES]:
             yield _miss(miss, node_text)
 
 

@@ -69,6 +69,19 @@ def test_stepping_changes_the_picture(opened: Any, forward: str) -> None:
     assert drawn(opened, "before") == before
 
 
+def test_the_rows_of_a_rewrite_come_into_view(opened: Any) -> None:
+    for _ in range(14):
+        opened.keyboard.press("j")
+    opened.wait_for_function(
+        """() => {
+            const row = document.querySelector(".r.now").getBoundingClientRect();
+            const stage = document.getElementById("stage").getBoundingClientRect();
+            return row.top >= stage.bottom && row.top < stage.bottom + 60;
+        }""",
+        timeout=10_000,
+    )
+
+
 def test_a_rewrite_is_shown_from_its_row_and_from_the_list(opened: Any) -> None:
     opened.click("nav a[data-k='7']")
     assert opened.locator("#count").text_content() == "7 / 20"
