@@ -153,10 +153,11 @@ def _returns_what_it_writes(target: object) -> bool:
 
 def value_readers(node: fx.Node) -> Iterator[fx.Node]:
     """The users that read a node's value: not those that only ask for its shape."""
-    return (user for user in node.users if not _reads_only_shape(user))
+    return (user for user in node.users if not reads_only_shape(user))
 
 
-def _reads_only_shape(user: fx.Node) -> bool:
+def reads_only_shape(user: fx.Node) -> bool:
+    """Whether a node asks for the shape of its operand and not for its value."""
     if user.op == "call_module":
         return user.target == "_guards_fn"
     if user.op == "call_method":

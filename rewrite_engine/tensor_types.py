@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -14,6 +13,8 @@ VALUE_KEYS: Final = ("val", "example_value")
 """Where export and ATen tracing, and where dynamo, keep the fake value of a node."""
 
 _STATIC: Final = frozenset({int})
+
+_TABLES: Final = ("_parameters", "_buffers", "_modules")
 
 UNKNOWN: Final = object()
 """Stands for the value of a node of which none is recorded."""
@@ -52,10 +53,23 @@ def recorded(node: fx.Node) -> Any:
 
 def attribute(module: torch.nn.Module, target: str) -> Any:
     """What a `get_attr` reads, UNKNOWN if it is not there."""
-    try:
-        return operator.attrgetter(target)(module)
-    except AttributeError:
-        return UNKNOWN
+    value: Any = module
+    for name in target.split("."):
+        value = _member(value, name)
+        if value is UNKNOWN:
+            return UNKNOWN
+    return value
+
+
+def _member(owner: Any, name: str) -> Any:
+    """An attribute; what a module holds is found without its slow `__getattr__`."""
+    if isinstance(owner, torch.nn.Module):
+        # A module does not register what is an attribute of it already.
+        held = owner.__dict__
+        for table in _TABLES:
+            if name in held[table]:
+                return held[table][name]
+    return getattr(owner, name, UNKNOWN)
 
 
 def is_static(sizes: Iterable[object]) -> bool:

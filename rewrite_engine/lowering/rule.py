@@ -74,7 +74,7 @@ class CompiledRule:
         """The right side as a module that can be printed and drawn."""
         return fx.GraphModule(torch.nn.Module(), self.replacement_graph, self.name)
 
-    @property
+    @cached_property
     def replaced(self) -> tuple[str, ...]:
         """The names `y` for which the rule says what `y'` is."""
         return tuple(self.replacement_graph.output_node().args[0])

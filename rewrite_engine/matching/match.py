@@ -33,7 +33,7 @@ class Match:
 
     rule: CompiledRule
     bindings: Mapping[str, Any]
-    calls: Mapping[fx.Node, Spelling]
+    calls: dict[fx.Node, Spelling]
     roots: tuple[fx.Node, ...]
     row: int
 

@@ -130,7 +130,7 @@ class AliasIndex:
         if not self._effectful:
             return None
         found = (
-            _first_between(nodes, start, end, ignoring)
+            next(_between(nodes, start, end, ignoring), None)
             for nodes in self._writers_of(values)
         )
         return min((node for node in found if node is not None), default=None)
@@ -180,7 +180,15 @@ class AliasIndex:
         self, start: fx.Node, end: fx.Node, ignoring: Container[fx.Node] = ()
     ) -> fx.Node | None:
         """The first node strictly between that must not be reordered."""
-        return _first_between(self._effectful, start, end, ignoring)
+        return next(_between(self._effectful, start, end, ignoring), None)
+
+    def all_effects_between(
+        self, start: fx.Node, end: fx.Node, ignoring: Container[fx.Node] = ()
+    ) -> list[fx.Node]:
+        """The nodes strictly between that write anything or must not be reordered."""
+        if not self._effectful:
+            return []
+        return list(_between(self._effectful, start, end, ignoring))
 
     def _writers_of(self, values: Iterable[fx.Node]) -> list[list[fx.Node]]:
         if not self._writers:
@@ -281,14 +289,13 @@ def _drop(nodes: list[fx.Node], node: fx.Node) -> None:
         del nodes[position]
 
 
-def _first_between(
+def _between(
     nodes: list[fx.Node], start: fx.Node, end: fx.Node, ignoring: Container[fx.Node]
-) -> fx.Node | None:
-    """The first of `nodes`, which are in graph order, strictly between two nodes."""
+) -> Iterator[fx.Node]:
+    """Those of `nodes`, which are in graph order, strictly between two nodes."""
     for position in range(bisect_right(nodes, start), len(nodes)):
         node = nodes[position]
         if not node < end:
-            return None
+            return
         if node not in ignoring:
-            return node
-    return None
+            yield node

@@ -25,7 +25,7 @@ from rewrite_engine.report import RefusalReport, Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import may_name_nodes, retarget
 from rewrite_engine.rewriting.build import Built, build
-from rewrite_engine.rewriting.fixups import Moves, describe, operands_before
+from rewrite_engine.rewriting.fixups import Moves, describe
 from rewrite_engine.rewriting.recipes import Recipes
 from rewrite_engine.rewriting.safety import (
     Refused,
@@ -248,29 +248,26 @@ class Driver:
         return built
 
     def _replace(self, match: Match, built: Built) -> None:
-        unread = operands_before(match.calls) | set(match.calls)
         for old, new in built.replaced.items():
             self.transaction.replace_uses(old, new)
             self.aliases.unite(old, new)
-        self._remove(unread, match, staying(match, built))
-        self._check_gone(match, built)
+        self._remove(match, staying(match, built))
+        self._check_gone(built)
         self._state.readers.add(built.created)
 
     # --- dead nodes ---
 
-    def _remove(
-        self, unread: set[fx.Node], match: Match, staying: set[fx.Node]
-    ) -> None:
-        """Detach what is no longer read, and what only it read."""
-        todo = sorted(unread)
+    def _remove(self, match: Match, staying: set[fx.Node]) -> None:
+        """Detach the calls that are no longer read, and what only they read."""
+        todo = list(match.calls)
         while todo:
             node = todo.pop()
             if node.users or node in staying or not self._may_go(node, match):
                 continue
-            operands = sorted(node.all_input_nodes)
+            operands = node.all_input_nodes
             self.transaction.detach(node)
             self.aliases.discard(node)
-            todo.extend(operands)
+            todo += operands
 
     def _may_go(self, node: fx.Node, match: Match) -> bool:
         if node.op == "output" or node in self.transaction.detached:
@@ -297,10 +294,9 @@ class Driver:
             gone = erased_by(match) | watching(match)
             check_constants(built.folded, gone, self.aliases)
 
-    def _check_gone(self, match: Match, built: Built) -> None:
-        copied = set(built.copies.values())
-        for call in match.calls:
-            kept = call not in self.transaction.detached and call in copied
+    def _check_gone(self, built: Built) -> None:
+        for call in built.copies.values():
+            kept = call not in self.transaction.detached
             if kept and self.aliases.effect(call).effectful:
                 raise Refused(f"the effect of '{call}' would happen twice")
 
@@ -371,8 +367,11 @@ def staying(match: Match, built: Built) -> set[fx.Node]:
     """The calls of a match that stay: roots that it keeps, values that take the place
     of others, and what these read.
     """
-    kept = {match.bindings[name] for name in match.rule.keep} & set(match.roots)
-    kept |= {new for new in built.replaced.values() if new in match.calls}
+    kept = {new for new in built.replaced.values() if new in match.calls}
+    if match.rule.keep:
+        kept |= {match.bindings[name] for name in match.rule.keep} & set(match.roots)
+    if not kept:
+        return kept
     todo, found = list(kept - built.replaced.keys()), set()
     while todo:
         call = todo.pop()

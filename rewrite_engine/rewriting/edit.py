@@ -93,6 +93,16 @@ def set_arguments(
         node.args, node.kwargs = args, dict(kwargs)
 
 
+def replace_input(user: fx.Node, old: fx.Node, new: fx.Node) -> None:
+    """Make a node read `new` wherever it reads `old`."""
+    if _INTERNALS_KNOWN:
+        user._replace_input_with(old, new)
+    else:
+        args, kwargs = user.args, user.kwargs
+        user.args = fx.map_arg(args, lambda n: new if n is old else n)
+        user.kwargs = fx.map_arg(kwargs, lambda n: new if n is old else n)
+
+
 def erase(node: fx.Node) -> None:
     """Take a node without operands and users out of its graph."""
     graph = node.graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 import attrs
 from torch import fx
@@ -93,8 +93,3 @@ def _paired_operands(old: fx.Node, new: fx.Node) -> Iterator[tuple[fx.Node, fx.N
     for before, after in pairs:
         if isinstance(before, fx.Node) and isinstance(after, fx.Node):
             yield before, after
-
-
-def operands_before(calls: Mapping[fx.Node, object]) -> set[fx.Node]:
-    """The values that matched calls read: candidates for removal once unread."""
-    return {operand for call in calls for operand in call.all_input_nodes}

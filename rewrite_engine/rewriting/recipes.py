@@ -196,11 +196,15 @@ class _Folding:
 
     def fits(self, nodes: list[fx.Node], facts: GraphFacts) -> bool:
         """Whether the constants of other nodes are of the same kinds."""
+        if not self.read:
+            return True
         held = (facts.constant(nodes[index]) for index in self.read)
         return all(map(operator.eq, map(_kind, held), self.kinds))
 
     def run(self, nodes: list[fx.Node], facts: GraphFacts) -> list[Constant]:
         """What was read, then what each call gives."""
+        if not self.read and not self.calls:
+            return []
         read = [nodes[index] for index in self.read]
         found = [constant_node_value(node, facts.constant(node)) for node in read]
         with computing():

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
 import attrs
 from torch import fx
 
-from rewrite_engine.graph_facts import value_readers
+from rewrite_engine.graph_facts import reads_only_shape
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.effects import Effect
@@ -43,28 +44,34 @@ def find_site(match: Match, aliases: AliasIndex) -> Site:
     effects = {call: aliases.effect(call) for call in match.calls}
     site = Site(match, _insertion_point(match), effects)
     _check_barrier(site, aliases)
-    _check_effects(site, aliases)
-    _check_own_order(site, aliases)
+    if any(effect.effectful for effect in effects.values()):
+        _check_effects(site, aliases)
+        _check_own_order(site, aliases)
     return site
 
 
 def _check_roots(match: Match) -> None:
-    if len(set(match.roots)) < len(match.roots):
+    if len(match.roots) > 1 and len(set(match.roots)) < len(match.roots):
         raise Refused("two roots of the pattern are one node")
-    inner = {operand for call in match.calls for operand in call.all_input_nodes}
     for root in match.roots:
-        if root in inner:
+        if any(call in root.users for call in match.calls):
             raise Refused(f"the root '{root}' is also an inner node of the match")
+
+
+def _kept(match: Match) -> set[Any]:
+    """What stands for the names that the rule keeps."""
+    return {match.bindings.get(name) for name in match.rule.keep}
 
 
 def _check_containment(match: Match) -> None:
     """Only the roots, and what the rule keeps, may be read outside the match."""
-    kept = {match.bindings.get(name) for name in match.rule.keep}
-    for call in match.calls:
-        if call in match.roots or call in kept:
+    calls = match.calls
+    readable = {*match.roots, *_kept(match)}
+    for call in calls:
+        if call in readable:
             continue
-        for reader in value_readers(call):
-            if reader not in match.calls:
+        for reader in call.users:
+            if reader not in calls and not reads_only_shape(reader):
                 raise Refused(f"'{call}' is also read by '{reader}'")
 
 
@@ -73,6 +80,8 @@ def _insertion_point(match: Match) -> fx.Node:
     staying = _staying_reader(match)
     if staying is not None:
         return staying
+    if len(match.roots) == 1:
+        return match.anchor
     last = max(match.roots)
     readers = [r for root in match.roots for r in root.users if r not in match.calls]
     early = min(readers, default=None)
@@ -90,7 +99,9 @@ def _insertion_point(match: Match) -> fx.Node:
 
 def _staying_reader(match: Match) -> fx.Node | None:
     """The first root that stays and reads what is replaced."""
-    kept = {match.bindings.get(name) for name in match.rule.keep} & {*match.roots}
+    kept = _kept(match) & {*match.roots}
+    if not kept:
+        return None
     replaced = (match.bindings.get(name) for name in match.rule.replaced)
     values = [value for value in replaced if isinstance(value, fx.Node)]
     return min((r for v in values for r in v.users if r in kept), default=None)
@@ -106,13 +117,15 @@ def _inputs(match: Match) -> Iterator[fx.Node]:
 
 def _check_barrier(site: Site, aliases: AliasIndex) -> None:
     """What the match reads must not be written between there and the new place."""
-    calls = site.match.calls
-    for call in calls:
-        start, end = _in_order(call, site.before)
-        if start is end or start.next is end:
+    calls, before = site.match.calls, site.before
+    first, last = next(iter(calls)), next(reversed(calls))
+    crossed = aliases.all_effects_between(min(first, before), max(last, before), calls)
+    for call in calls if crossed else ():
+        start, end = _in_order(call, before)
+        if not any(start < effect < end for effect in crossed):
             continue
         write = aliases.writes_between(call.all_input_nodes, start, end, calls)
-        if write is None and call is not site.before:
+        if write is None and call is not before:
             # The call's own result may be written before the pattern reads it.
             write = aliases.writes_between((call,), start, end, calls)
         if write is not None:

@@ -73,12 +73,12 @@ class Transaction:
         """Make every user of `old` read `new` instead."""
         for user in list(old.users):
             if user is not new:
-                self._update(user, lambda n: new if n is old else n)
+                self._replace_input(user, old, new)
 
     def replace_in(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
         """Make one user of `old`, if it is one, read `new` instead."""
         if user in old.users:
-            self._update(user, lambda n: new if n is old else n)
+            self._replace_input(user, old, new)
 
     def retarget(self, call: fx.Node, target: str) -> None:
         """Make a `call_module` node call another module."""
@@ -98,12 +98,11 @@ class Transaction:
         self.detached.pop(node, None)
         edit.set_arguments(node, args, kwargs)
 
-    def _update(self, user: fx.Node, change: Callable[[fx.Node], fx.Node]) -> None:
+    def _replace_input(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
         self._remember_users(user)
         args, kwargs = user.args, user.kwargs
-        new_args, new_kwargs = fx.map_arg((args, kwargs), change)
         self.record(partial(edit.set_arguments, user, args, kwargs))
-        edit.set_arguments(user, new_args, new_kwargs)
+        edit.replace_input(user, old, new)
 
     def _remember_users(self, reader: fx.Node) -> None:
         """New arguments put a reader last among the users of all its operands."""
