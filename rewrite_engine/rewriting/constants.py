@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import fx
 
-from rewrite_engine.rewriting.folding import Constant
+from rewrite_engine.rewriting.folding import Constant, check_finite
 from rewrite_engine.rewriting.state import State, constant_name
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueTypes
@@ -37,9 +37,12 @@ class Store:
     ) -> fx.Node:
         """A node for a new constant, which takes its name and memory format from its
         source, and trains if that does.
+
+        Raises: Refused, if the constant is not finite, and those it was made from are.
         """
         held = None if source is None else self.state.facts.constant(source)
         tensor = constant.rounded(like=held)
+        check_finite(constant, tensor)
         if label.is_parameter:
             trains = held is not None and held.requires_grad and _has_gradients(tensor)
             tensor = torch.nn.Parameter(tensor, requires_grad=trains)

@@ -57,7 +57,7 @@ def fold(
 ) -> Constant:
     """The result of a call on constants.
 
-    Raises: Refused, if it fails, is too large, or turns finite inputs into inf or nan.
+    Raises: Refused, if it fails or is too large.
     """
     if getattr(getattr(target, "_schema", None), "is_mutable", False):
         raise Refused(f"'{target}' writes its operand, and constants are never written")
@@ -77,16 +77,9 @@ def computing() -> Iterator[None]:
 
 
 def fold_again(call: Fold, dtype: torch.dtype) -> Constant:
-    """The result of a call whose dtype is known, and that it is not too large.
-
-    Raises: Refused, if it turns finite inputs into inf or nan.
-    """
+    """The result of a call whose dtype is known, and that it is not too large."""
     target, args, kwargs = call
-    exact = target(*_map(args, _exact), **_map(kwargs, _exact))
-    # What is only laid out anew has been looked at before.
-    if target is not torch.ops.aten.reshape.default:
-        _check_finite(exact, dtype, _constants((args, kwargs)))
-    return Constant(exact, dtype, call)
+    return Constant(target(*_map(args, _exact), **_map(kwargs, _exact)), dtype, call)
 
 
 def fold_hook(
@@ -108,8 +101,9 @@ def fold_hook(
         raise Refused("a hook returned no tensor, or one whose values are elsewhere")
     dtype = next((v.dtype for v in inputs if v.dtype.is_floating_point), exact.dtype)
     dtype = dtype if exact.is_floating_point() else exact.dtype
-    _check_finite(exact, dtype, inputs)
-    return Constant(exact.detach(), dtype)
+    made = Constant(exact.detach(), dtype, Fold(hook, args, kwargs))
+    check_finite(made, exact.to(dtype))
+    return attrs.evolve(made, origin=None)  # a hook may answer differently next time
 
 
 def _copy(value: Constant) -> torch.Tensor:
@@ -188,13 +182,22 @@ def _pointwise_dtype(target: Callable[..., Any], args: Any, kwargs: Any) -> torc
     return torch.as_tensor(result).dtype
 
 
-def _check_finite(
-    exact: torch.Tensor, dtype: torch.dtype, inputs: Iterable[Constant]
-) -> None:
-    if is_finite(exact.to(dtype)):
-        return
-    if all(is_finite(value.exact) for value in inputs):
+def check_finite(value: Constant, stored: torch.Tensor) -> None:
+    """Whether what is stored of a value is finite, if all is that it was made from.
+
+    Raises: Refused
+    """
+    if not is_finite(stored) and all(is_finite(s.exact) for s in _sources(value)):
         raise Refused("folding finite constants gives a value that is not finite")
+
+
+def _sources(value: Constant) -> Iterator[Constant]:
+    """The constants that a value was computed from."""
+    if not isinstance(value.origin, Fold):
+        yield value
+        return
+    for operand in _constants(value.origin[1:]):
+        yield from _sources(operand)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

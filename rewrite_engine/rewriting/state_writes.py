@@ -17,7 +17,7 @@ from torch import fx, nn
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import storage_keys
-from rewrite_engine.rewriting.folding import Constant, is_finite
+from rewrite_engine.rewriting.folding import Constant, check_finite, is_finite
 from rewrite_engine.rewriting.readers import tensors_of
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.state import State, fresh_name
@@ -163,7 +163,7 @@ def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
     """A value as a tensor that can take the place of `old`: its class, dtype, layout,
     and whether it has gradients.
 
-    Raises: Refused, if the shapes differ or a fraction would be lost.
+    Raises: Refused, if the shapes differ, a fraction would be lost, or it is not finite.
     """
     if type(old) not in (torch.Tensor, nn.Parameter):
         raise Refused(f"'{name}' is a {type(old).__name__}, which is not written")
@@ -179,6 +179,7 @@ def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
         new.copy_(value.exact)
     if not _is_kept(value.exact, new):
         raise Refused(f"'{name}' holds {old.dtype}, too small for what it would become")
+    check_finite(value, new)
     if not isinstance(old, nn.Parameter):
         return new.requires_grad_(old.requires_grad)
     parameter = nn.Parameter(new, requires_grad=old.requires_grad)

@@ -48,6 +48,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(edit, "insert", "created")
     count(edit, "erase", "erased")
     count(edit, "set_arguments", "arguments set")
+    count(edit, "replace_input", "arguments set")
     count(Condition, "holds", "guards")
     count(Spelling, "arguments", "calls read")
     count(AliasIndex, "add", "effects indexed")

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from rewrite_engine import engine, graph_facts, loads
+from rewrite_engine.rewriting import safety
 
 pytestmark = pytest.mark.figure("R13")
 
@@ -87,13 +88,13 @@ def test_readers_of_a_wide_value_are_asked_once_a_match(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     width, asked = 3_000, []
-    reads_only_shape = graph_facts._reads_only_shape
+    reads_only_shape = graph_facts.reads_only_shape
 
     def counted(user: fx.Node) -> bool:
         asked.append(user)
         return reads_only_shape(user)
 
-    monkeypatch.setattr(graph_facts, "_reads_only_shape", counted)
+    monkeypatch.setattr(safety, "reads_only_shape", counted)
     graph = fx.Graph()
     first = graph.call_function(aten.relu.default, (graph.placeholder("x"),))
     readers = [graph.call_function(aten.relu.default, (first,)) for _ in range(width)]
