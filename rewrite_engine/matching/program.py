@@ -66,3 +66,5 @@ class Program:
     anchors: Mapping[CallKey, tuple[RuleProgram, ...]]
     targets: tuple[tuple[str, Any], ...]
     """Every anchoring (op, target), for fx's node index."""
+    memory: dict[Any, Any] = attrs.field(factory=dict, init=False, repr=False)
+    """What rewriting learned about the rules on one graph, for others like it."""

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import attrs
+import torch
 from torch import fx
 
 Edge = tuple[fx.Node, fx.Node]
@@ -37,6 +38,9 @@ _SKIPPED: Final = frozenset(
         "torch_fn",
         "original_aten",
     }
+)
+_ATOMS: Final = frozenset(
+    {int, float, bool, str, type(None), torch.dtype, torch.qscheme}
 )
 _SPEC_FIELDS: Final = (
     "input_qspec_map",
@@ -126,6 +130,8 @@ class _Targets:
     edges: Mapping[Edge, Edge]
     operands: Mapping[fx.Node, Mapping[fx.Node, fx.Node]]
     """Per node of the new graph: what became of the operands of its predecessors."""
+    plain: dict[int, Any] = attrs.field(factory=dict)
+    """Specs that name no nodes, by id: most annotations share theirs."""
 
     def node(self, node: fx.Node) -> fx.Node:
         """What became of a node."""
@@ -161,6 +167,8 @@ class _Renaming:
     owner: fx.Node
 
     def value(self, value: Any, depth: int) -> Any:
+        if self._is_plain(value):
+            return value
         if isinstance(value, fx.Node):
             return self.targets.node(value)
         if depth == 0:
@@ -188,17 +196,22 @@ class _Renaming:
         return value._make(items) if hasattr(value, "_make") else type(value)(items)
 
     def _fields(self, value: Any, depth: int) -> Any:
-        kind: type = type(value)
+        names = _field_names(type(value))
+        fields = [getattr(value, name, None) for name in names]
         changed = {}
-        for name in _field_names(kind):
-            old = getattr(value, name, None)
+        for name, old in zip(names, fields, strict=True):
             if isinstance(old, dict) and name == "input_qspec_map":
                 new = self._qspec_map(old, depth)
             else:
                 new = self.value(old, depth - 1)
             if new is not old:
                 changed[name] = new
+        if all(map(self._is_plain, fields)):
+            self.targets.plain[id(value)] = value
         return _with_fields(value, changed) if changed else value
+
+    def _is_plain(self, value: Any) -> bool:
+        return type(value) in _ATOMS or id(value) in self.targets.plain
 
     def _qspec_map(self, value: dict[Any, Any], depth: int) -> Any:
         items = {

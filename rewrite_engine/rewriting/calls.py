@@ -84,6 +84,17 @@ def identity(value: Any) -> Hashable:
     return Literal(type(value), value if isinstance(value, Hashable) else object())
 
 
+def is_static_identity(value: Hashable) -> bool:
+    """Whether an `identity`, or a tuple of such, means the same in every graph."""
+    if isinstance(value, TensorType):
+        return is_static((*value.shape, *value.stride))
+    if isinstance(value, Literal):
+        return value.kind in _SCALARS
+    if isinstance(value, tuple):
+        return all(map(is_static_identity, value))
+    return value is None or isinstance(value, bool)
+
+
 @lru_cache(maxsize=1024)
 def may_alias(target: Any) -> bool:
     """Whether the schema of an ATen operator says that it returns an operand's memory.

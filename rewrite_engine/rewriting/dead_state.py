@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -27,7 +27,7 @@ def drop_unread(
     dead = {id(getattr(*place)) for name in names for place in _place(root, name)}
     if not dead:
         return
-    read, called = set(_read(root)), set(_called(root))
+    read, called = set(_read(root, dead)), set(_called(root))
     for owner, leaf in list(_state(root)):
         is_read = (id(owner), leaf) in read or id(owner) in called
         if id(getattr(owner, leaf)) in dead and not is_read:
@@ -55,12 +55,14 @@ def _graphs(root: fx.GraphModule) -> Iterator[fx.GraphModule]:
     return (m for m in root.modules() if isinstance(m, fx.GraphModule))
 
 
-def _read(root: fx.GraphModule) -> Iterator[tuple[int, str]]:
-    """What the graphs of a module read, by the identity of its owner."""
+def _read(root: fx.GraphModule, dead: Container[int]) -> Iterator[tuple[int, str]]:
+    """What the graphs of a module read of some tensors, by the identity of its owner."""
     for module in _graphs(root):
         for node in module.graph.find_nodes(op="get_attr", sort=False):
-            for owner, leaf in _place(module, str(node.target)):
-                yield id(owner), leaf
+            name = str(node.target)
+            if id(attribute(module, name)) in dead:
+                for owner, leaf in _place(module, name):
+                    yield id(owner), leaf
 
 
 def _called(root: fx.GraphModule) -> Iterator[int]:

@@ -108,7 +108,7 @@ class Driver:
         self._limits = limits
         self._watch = watch
         self._types = ValueTypes(self.module, state.facts.staged)
-        self._recipes = Recipes(self.transaction, state, self._types)
+        self._recipes = Recipes(self.transaction, state, self._types, program.memory)
         self._aliases: AliasIndex | None = None
         self._moves = Moves()
         self._is_annotated = any(map(may_name_nodes, self.graph.nodes))

@@ -25,6 +25,7 @@ from rewrite_engine.lowering.replacements import follows_from_types
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.match import CapturedCalls, Match
 from rewrite_engine.rewriting.build import Built, name_hint
+from rewrite_engine.rewriting.calls import is_static_identity
 from rewrite_engine.rewriting.constants import Label, Store
 from rewrite_engine.rewriting.folding import (
     Constant,
@@ -44,15 +45,23 @@ class _NoRecipe(Exception):  # noqa: N818 - an outcome, not an error
 
 
 class Recipes:
-    """What the matches of one run became, by all that it depended on."""
+    """What the matches of a run became, by all that it depended on.
+
+    What depends on no dynamic size is put into `memory`, for other graphs.
+    """
 
     def __init__(
-        self, transaction: Transaction, state: State, types: ValueTypes
+        self,
+        transaction: Transaction,
+        state: State,
+        types: ValueTypes,
+        memory: dict[Any, dict[Hashable, _Recipe]],
     ) -> None:
         self._store = Store(transaction, state, types)
         self._facts = state.facts
         self._types = types
         self._known: dict[Hashable, _Recipe] = {}
+        self._shared = memory.setdefault(types.convention, {})
         self._repeatable: dict[CompiledRule, bool] = {}
 
     def outline(self, match: Match) -> Outline | None:
@@ -76,7 +85,7 @@ class Recipes:
 
         Raises: Refused, if the constants that it folds are none, or become inf or nan.
         """
-        recipe = self._known.get(outline.key)
+        recipe = self._known.get(outline.key) or self._shared.get(outline.key)
         if recipe is None or not recipe.folding.fits(outline.nodes, self._facts):
             return None
         return recipe.repeat(outline.nodes, before, self._store)
@@ -88,6 +97,10 @@ class Recipes:
         except _NoRecipe:
             return
         self._known[outline.key] = recipe
+        if is_static_identity(outline.fingerprints):
+            if len(self._shared) >= _MOST_SHARED:
+                self._shared.clear()
+            self._shared[outline.key] = recipe
 
 
 # --- what a right side depends on ---
@@ -97,6 +110,7 @@ _ATOMS: Final = frozenset(
     | {torch.dtype, torch.device, torch.layout, torch.memory_format}
 )
 _SEQUENCES: Final = frozenset({list, tuple, immutable_list})
+_MOST_SHARED: Final = 1_000
 _CALLS: Final = ("call_function", "call_method")
 _RECORDS: Final = frozenset({*VALUE_KEYS, "tensor_meta"})
 
@@ -110,6 +124,8 @@ class Outline:
 
     key: Hashable
     nodes: list[fx.Node]
+    fingerprints: tuple[Hashable, ...]
+    """Of the nodes; they are part of the key."""
 
 
 @attrs.define(eq=False)
@@ -132,8 +148,8 @@ class _Outliner:
             self._add_items(chain.from_iterable(call._kwargs.items()))
         self._add_items(match.bindings.values())
         nodes = list(self.indices)
-        self.parts += map(self._fingerprint, nodes)
-        return Outline(tuple(self.parts), nodes)
+        fingerprints = tuple(map(self._fingerprint, nodes))
+        return Outline((*self.parts, fingerprints), nodes, fingerprints)
 
     def _add_items(self, items: Iterable[Any], kind: type = list) -> None:
         parts = self.parts

@@ -97,6 +97,12 @@ class ValueTypes:
         # By id, with the value, so that the id stays taken.
         self._identities: dict[int, tuple[Any, Hashable]] = {}
 
+    @property
+    def convention(self) -> Hashable:
+        """What the records of equal calls depend on, beside their operands."""
+        records = self._mode is not None
+        return self._key, records, self._has_tensor_meta, torch.get_default_dtype()
+
     def infer(self, node: fx.Node, *, like: fx.Node | None = None) -> None:
         """Records the value of a new node; nothing, if an operand's is not recorded.
 
@@ -139,7 +145,7 @@ class ValueTypes:
             assert like is not None, "a value is taken over from the copied call"
             meta[self._key] = like.meta[self._key]
         if tensor_meta is not None:
-            meta["tensor_meta"] = TensorMetadata(*tensor_meta[:-1], qparams={})
+            meta["tensor_meta"] = TensorMetadata._make((*tensor_meta[:-1], {}))
 
     def identity_of(self, node: fx.Node) -> Hashable:
         """What results depend on in the recorded value of a node; None without one."""
