@@ -196,7 +196,8 @@ class _Renaming:
         return value._make(items) if hasattr(value, "_make") else type(value)(items)
 
     def _fields(self, value: Any, depth: int) -> Any:
-        names = _field_names(type(value))
+        kind: type = type(value)
+        names = _field_names(kind)
         fields = [getattr(value, name, None) for name in names]
         changed = {}
         for name, old in zip(names, fields, strict=True):

@@ -49,9 +49,7 @@ class Store:
         stem = label.rule if source is None else str(source.target)
         name = constant_name(stem, label.name)
         node = self.state.add(self.transaction, before, name, tensor)
-        if node.op == "placeholder":
-            node.meta["val"] = self.types.of_tensor(tensor)
-        self.types.infer(node)
+        self.types.record_constant(node, tensor)
         return node
 
 

@@ -56,7 +56,7 @@ def _graphs(root: fx.GraphModule) -> Iterator[fx.GraphModule]:
 
 
 def _read(root: fx.GraphModule, dead: Container[int]) -> Iterator[tuple[int, str]]:
-    """What the graphs of a module read of some tensors, by the identity of its owner."""
+    """What the graphs of a module read of some tensors: its owner and its name."""
     for module in _graphs(root):
         for node in module.graph.find_nodes(op="get_attr", sort=False):
             name = str(node.target)

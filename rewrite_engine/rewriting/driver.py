@@ -40,6 +40,8 @@ from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
 from rewrite_engine.tensor_types import compatible
 
+_CONSTANT_OPS = ("get_attr", "placeholder")
+
 _log = logging.getLogger(__name__)  # `TORCH_LOGS="+rewrite_engine"` shows it
 
 
@@ -347,8 +349,9 @@ class Driver:
     def _dead_twins(self) -> list[fx.Node]:
         """Unread nodes for constants that left: export makes one for each name."""
         facts, detached = self._state.facts, self.transaction.detached
-        gone = {id(facts.constant(node)) for node in detached} - {id(None)}
-        ops = ("get_attr", "placeholder") if gone else ()
+        left = [node for node in detached if node.op in _CONSTANT_OPS]
+        gone = {id(facts.constant(node)) for node in left} - {id(None)}
+        ops = _CONSTANT_OPS if gone else ()
         nodes = (n for op in ops for n in self.graph.find_nodes(op=op))
         unread = (n for n in nodes if not n.users and n not in detached)
         return [n for n in unread if id(facts.constant(n)) in gone]

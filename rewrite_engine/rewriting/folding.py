@@ -28,6 +28,8 @@ class Constant:
     dtype: torch.dtype
     origin: fx.Node | Fold | None = None
     """What it was read from, or computed by; None if it cannot be computed again."""
+    inputs: tuple[Constant, ...] = ()
+    """What it was computed from in the end; nothing, if it was read."""
 
     @staticmethod
     def of(tensor: torch.Tensor, origin: fx.Node | None = None) -> Constant:
@@ -40,6 +42,8 @@ class Constant:
         # A copy: a new constant shares no memory with those it was made from.
         rounded = self.exact.to(self.dtype, copy=True)
         if like is None or like.shape != rounded.shape:
+            return rounded
+        if like.layout is torch.strided and like.stride() == rounded.stride():
             return rounded
         return torch.empty_like(like, dtype=self.dtype).copy_(rounded)
 
@@ -61,9 +65,16 @@ def fold(
     """
     if getattr(getattr(target, "_schema", None), "is_mutable", False):
         raise Refused(f"'{target}' writes its operand, and constants are never written")
+    read = tuple(_constants((args, kwargs)))
     with computing():
-        dtype = _result_dtype(target, args, kwargs, list(_constants((args, kwargs))))
-        return fold_again(Fold(target, args, kwargs), dtype)
+        dtype = _result_dtype(target, args, kwargs, read)
+        exact = target(*_map(args, _exact), **_map(kwargs, _exact))
+    return Constant(exact, dtype, Fold(target, args, kwargs), _inputs(read))
+
+
+def _inputs(read: Iterable[Constant]) -> tuple[Constant, ...]:
+    """What constants were computed from, each once."""
+    return tuple(dict.fromkeys(i for each in read for i in each.inputs or (each,)))
 
 
 @contextmanager
@@ -74,12 +85,6 @@ def computing() -> Iterator[None]:
             yield
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise Refused(f"a constant cannot be computed: {error}") from error
-
-
-def fold_again(call: Fold, dtype: torch.dtype) -> Constant:
-    """The result of a call whose dtype is known, and that it is not too large."""
-    target, args, kwargs = call
-    return Constant(target(*_map(args, _exact), **_map(kwargs, _exact)), dtype, call)
 
 
 def fold_hook(
@@ -101,9 +106,9 @@ def fold_hook(
         raise Refused("a hook returned no tensor, or one whose values are elsewhere")
     dtype = next((v.dtype for v in inputs if v.dtype.is_floating_point), exact.dtype)
     dtype = dtype if exact.is_floating_point() else exact.dtype
-    made = Constant(exact.detach(), dtype, Fold(hook, args, kwargs))
+    made = Constant(exact.detach(), dtype, None, tuple(inputs))
     check_finite(made, exact.to(dtype))
-    return attrs.evolve(made, origin=None)  # a hook may answer differently next time
+    return made
 
 
 def _copy(value: Constant) -> torch.Tensor:
@@ -114,7 +119,7 @@ def _result_dtype(
     target: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
-    inputs: list[Constant],
+    inputs: Sequence[Constant],
 ) -> torch.dtype:
     """The dtype that the call has in the model's own precision, from a fake run.
 
@@ -143,7 +148,7 @@ def _is_pointwise(target: Callable[..., Any]) -> bool:
     return torch.Tag.pointwise in getattr(target, "tags", ())
 
 
-def _stays_small(inputs: list[Constant]) -> bool:
+def _stays_small(inputs: Sequence[Constant]) -> bool:
     """Whether a pointwise call on these constants makes no large one."""
     if math.prod([value.exact.numel() for value in inputs]) <= LARGEST // 8:
         return True  # no broadcast makes more
@@ -187,17 +192,9 @@ def check_finite(value: Constant, stored: torch.Tensor) -> None:
 
     Raises: Refused
     """
-    if not is_finite(stored) and all(is_finite(s.exact) for s in _sources(value)):
+    inputs = value.inputs or (value,)
+    if not is_finite(stored) and all(is_finite(each.exact) for each in inputs):
         raise Refused("folding finite constants gives a value that is not finite")
-
-
-def _sources(value: Constant) -> Iterator[Constant]:
-    """The constants that a value was computed from."""
-    if not isinstance(value.origin, Fold):
-        yield value
-        return
-    for operand in _constants(value.origin[1:]):
-        yield from _sources(operand)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

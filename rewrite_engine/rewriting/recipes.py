@@ -32,7 +32,6 @@ from rewrite_engine.rewriting.folding import (
     Fold,
     computing,
     constant_node_value,
-    fold_again,
 )
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
@@ -86,9 +85,14 @@ class Recipes:
         Raises: Refused, if the constants that it folds are none, or become inf or nan.
         """
         recipe = self._known.get(outline.key) or self._shared.get(outline.key)
-        if recipe is None or not recipe.folding.fits(outline.nodes, self._facts):
+        if recipe is None:
             return None
-        return recipe.repeat(outline.nodes, before, self._store)
+        nodes = outline.nodes
+        held = [self._facts.constant(nodes[index]) for index in recipe.folding.read]
+        if held and not recipe.folding.fits(held):
+            return None
+        constants = recipe.folding.run(nodes, held) if held else []
+        return recipe.repeat(nodes, constants, before, self._store)
 
     def learn(self, outline: Outline, built: Built) -> None:
         """Remember what a match became; `built` has passed every check on its types."""
@@ -195,9 +199,13 @@ class _Operands(tuple[Any, ...]):
 
 
 class _Storing(NamedTuple):
-    """One constant to store, given by its index, as is the node it is named after."""
+    """One constant to store, given by its index, as are those that it was made from and
+    the node it is named after.
+    """
 
     constant: int
+    dtype: torch.dtype
+    inputs: tuple[int, ...]
     label: Label
     source: int | None
 
@@ -208,26 +216,23 @@ class _Folding:
 
     read: tuple[int, ...]
     kinds: tuple[Hashable, ...]
-    calls: tuple[tuple[Fold, torch.dtype], ...]
+    calls: tuple[Fold, ...]
 
-    def fits(self, nodes: list[fx.Node], facts: GraphFacts) -> bool:
+    def fits(self, held: Sequence[torch.Tensor | None]) -> bool:
         """Whether the constants of other nodes are of the same kinds."""
-        if not self.read:
-            return True
-        held = (facts.constant(nodes[index]) for index in self.read)
         return all(map(operator.eq, map(_kind, held), self.kinds))
 
-    def run(self, nodes: list[fx.Node], facts: GraphFacts) -> list[Constant]:
-        """What was read, then what each call gives."""
-        if not self.read and not self.calls:
-            return []
-        read = [nodes[index] for index in self.read]
-        found = [constant_node_value(node, facts.constant(node)) for node in read]
+    def run(
+        self, nodes: list[fx.Node], held: Sequence[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """What was read, then what each call gives, in at least fp64."""
+        read = zip(self.read, held, strict=True)
+        found = [constant_node_value(nodes[i], tensor).exact for i, tensor in read]
         with computing():
-            for (target, args, kwargs), dtype in self.calls:
+            for target, args, kwargs in self.calls:
                 filled = [_filled(arg, found) for arg in args]
                 named = {key: _filled(arg, found) for key, arg in kwargs.items()}
-                found.append(fold_again(Fold(target, filled, named), dtype))
+                found.append(target(*filled, **named))
         return found
 
 
@@ -277,15 +282,15 @@ class _Recipe:
     def repeat(
         self,
         given: list[fx.Node],
+        constants: list[torch.Tensor],
         before: fx.Node,
         store: Store,
     ) -> Built:
         nodes = list(given)
-        constants = self.folding.run(nodes, store.state.facts)
         for step in self.steps:
             if isinstance(step, _Storing):
                 source = None if step.source is None else nodes[step.source]
-                constant = constants[step.constant]
+                constant = _constant(step, constants)
                 nodes.append(store.add(before, constant, step.label, source))
             else:
                 nodes.append(step.create(nodes, before, store))
@@ -296,6 +301,14 @@ class _Recipe:
             {name: nodes[index] for name, index in self.names.items()},
             tuple([nodes[index] for index in self.folding.read]),
         )
+
+
+def _constant(step: _Storing, constants: list[torch.Tensor]) -> Constant:
+    def read(index: int) -> Constant:
+        return Constant(constants[index], constants[index].dtype)
+
+    inputs = tuple(map(read, step.inputs))
+    return Constant(constants[step.constant], step.dtype, None, inputs)
 
 
 def _filled(value: Any, nodes: Sequence[Any]) -> Any:
@@ -354,7 +367,7 @@ class _Recorder:
         return _Folding(
             tuple(map(self._index, built.folded)),
             tuple(_kind(facts.constant(node)) for node in built.folded),
-            tuple((self._fold(each), each.dtype) for each in built.folds),
+            tuple(map(self._fold, built.folds)),
         )
 
     def _fold(self, constant: Constant) -> Fold:
@@ -368,7 +381,9 @@ class _Recorder:
         if node in built.stored:
             constant, label, source = built.stored[node]
             named_after = None if source is None else self._index(source)
-            return _Storing(self._index(constant), label, named_after)
+            inputs = tuple(map(self._index, constant.inputs))
+            index = self._index(constant)
+            return _Storing(index, constant.dtype, inputs, label, named_after)
         if node.op not in _CALLS:
             raise _NoRecipe
         like = built.copies.get(node)

@@ -28,6 +28,7 @@ from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.tensor_types import UNKNOWN, attribute
 
+_ILLEGAL = re.compile(r"[^0-9A-Za-z_]")
 _WRITTEN_BACK = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
@@ -70,7 +71,7 @@ def constant_name(source: str, name: str) -> str:
     """A name for a constant derived from another: `layer.conv.weight` and `folded`
     give `layer_conv_weight_folded`.
     """
-    return f"{re.sub(r'[^0-9A-Za-z_]', '_', source)}_{name}"
+    return f"{_ILLEGAL.sub('_', source)}_{name}"
 
 
 Table: TypeAlias = MutableMapping[str, Any]

@@ -163,7 +163,7 @@ def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
     """A value as a tensor that can take the place of `old`: its class, dtype, layout,
     and whether it has gradients.
 
-    Raises: Refused, if the shapes differ, a fraction would be lost, or it is not finite.
+    Raises: Refused, if the shapes differ, a fraction is lost, or it is not finite.
     """
     if type(old) not in (torch.Tensor, nn.Parameter):
         raise Refused(f"'{name}' is a {type(old).__name__}, which is not written")

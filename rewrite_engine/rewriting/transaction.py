@@ -107,7 +107,8 @@ class Transaction:
     def _remember_users(self, reader: fx.Node) -> None:
         """New arguments put a reader last among the users of all its operands."""
         for operand in reader.all_input_nodes:
-            if operand not in self._user_order:
+            # The only reader is the last one wherever it is put.
+            if len(operand.users) > 1 and operand not in self._user_order:
                 self._user_order[operand] = tuple(operand.users)
 
     def erase_detached(self) -> None:

@@ -147,6 +147,17 @@ class ValueTypes:
         if tensor_meta is not None:
             meta["tensor_meta"] = TensorMetadata._make((*tensor_meta[:-1], {}))
 
+    def record_constant(self, node: fx.Node, tensor: torch.Tensor) -> None:
+        """Records the value of the node of a new constant; nothing if none are."""
+        value = self.of_tensor(tensor)
+        if node.op == "placeholder":
+            node.meta["val"] = value
+        elif value is not None:
+            node.meta[self._key] = value
+            if self._has_tensor_meta:
+                metadata = self._tensor_meta(value, tensor.requires_grad)
+                node.meta["tensor_meta"] = metadata
+
     def identity_of(self, node: fx.Node) -> Hashable:
         """What results depend on in the recorded value of a node; None without one."""
         value = node.meta.get(self._key)
