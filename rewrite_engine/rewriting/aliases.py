@@ -68,10 +68,9 @@ class AliasIndex:
         Returns what running it does.
         """
         effect = effect_of(node, self._module)
-        if effect is PURE and node.op == "call_function":
-            return effect
-        for key in self._storages_of(node, effect):
-            self._union(node, key)
+        if node.op != "call_function" or effect.clobbers:
+            for key in self._storages_of(node, effect):
+                self._union(node, key)
         if effect is not PURE:
             self._list(node, effect)
         return effect
@@ -274,12 +273,10 @@ def _attribute_keys(node: fx.Node, module: nn.Module | None) -> Iterator[Hashabl
     path = str(node.target)
     value = UNKNOWN if module is None else attribute(module, path)
     if value is UNKNOWN:
-        yield ("attribute", path)
-        return
+        return iter([("attribute", path)])
     if isinstance(value, torch.Tensor):
-        yield from storage_keys(value)
-        return
-    yield ("object", id(value))
+        return storage_keys(value)
+    return iter([("object", id(value))])
 
 
 def _drop(nodes: list[fx.Node], node: fx.Node) -> None:

@@ -21,7 +21,8 @@ def describe(match: Match, built: Built) -> None:
     created = set(built.created)
     heirs = {new: old for old, new in built.replaced.items() if new in created}
     heirs |= {new: old for new, old in built.copies.items() if new not in heirs}
-    stated = {new: old for new, old, keys in _stated(match, built) if not keys}
+    statements = [*_stated(match, built)] if match.rule.meta else []
+    stated = {new: old for new, old, keys in statements if not keys}
     nearest = list(match.calls)
     history = metadata.provenance(match.rule.name, match.rule.place, nearest)
     place = metadata.place_of(nearest)
@@ -38,7 +39,7 @@ def describe(match: Match, built: Built) -> None:
             metadata.keep_value(new, old)
             if new in stated:
                 keep_output_spec(new, old)
-    for new, old, keys in _stated(match, built):
+    for new, old, keys in statements:
         metadata.copy_keys(new, old, keys)
 
 

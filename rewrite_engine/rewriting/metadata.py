@@ -30,6 +30,7 @@ _PLACE: Final = (
     "ac_graph_id",
     "partitioner_tag",
 )
+_PLACES: Final = frozenset(_PLACE)
 _LONGEST_HISTORY: Final = 64
 # Types of values that nodes may share.
 _SHARED: Final = frozenset({str, int, float, bool, tuple, type(None)})
@@ -67,9 +68,11 @@ def keep_value(new: fx.Node, old: fx.Node) -> None:
 
 def place_of(sources: Sequence[fx.Node]) -> dict[str, Any]:
     """Where in the model nodes are: for each key, the first one that says so."""
-    metas = [source.meta for source in sources]
-    saying = {key: [m[key] for m in metas if key in m] for key in _PLACE}
-    return {key: values[0] for key, values in saying.items() if values}
+    place: dict[str, Any] = {}
+    for source in sources:
+        for key in _PLACES.intersection(source.meta):
+            place.setdefault(key, source.meta[key])
+    return {key: place[key] for key in _PLACE if key in place}
 
 
 def fill(new: fx.Node, place: Mapping[str, Any]) -> None:
@@ -95,7 +98,8 @@ def _source(node: fx.Node, pass_name: str, seen: set[int]) -> NodeSource:
     source.node_info = NodeSource.NodeInfo(
         node.name, _target_name(node), id(node.graph)
     )
-    source.from_node = _history(node, seen)
+    if "from_node" in node.meta:
+        source.from_node = _history(node, seen)
     return source
 
 

@@ -258,7 +258,9 @@ class _Step(NamedTuple):
     def create(self, nodes: list[fx.Node], before: fx.Node, store: Store) -> fx.Node:
         """The node, on other operands."""
         args = tuple([_filled(arg, nodes) for arg in self.args])
-        kwargs = {key: _filled(arg, nodes) for key, arg in self.kwargs.items()}
+        kwargs = self.kwargs
+        if kwargs:
+            kwargs = {key: _filled(arg, nodes) for key, arg in kwargs.items()}
         create = store.transaction.create
         node = create(before, self.op, self.target, args, kwargs, self.name)
         like = None if self.like is None else nodes[self.like]

@@ -60,6 +60,8 @@ def _check_roots(match: Match) -> None:
 
 def _kept(match: Match) -> set[Any]:
     """What stands for the names that the rule keeps."""
+    if not match.rule.keep:
+        return set()
     return {match.bindings.get(name) for name in match.rule.keep}
 
 
