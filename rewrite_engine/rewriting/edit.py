@@ -52,7 +52,7 @@ def uninsert(node: fx.Node) -> None:
     set_arguments(node, (), {})
     if _is_counted(node):
         erase(node)
-    else:
+    elif not node._erased:
         node._remove_from_list()
 
 

@@ -43,7 +43,9 @@ class Transaction:
     def rollback(self, mark: int = 0) -> None:
         """Take back every edit since the mark, the last one first."""
         while len(self.journal) > mark:
-            self.journal.pop()()
+            # An undo that is interrupted is made again: it stays until it is done.
+            self.journal[-1]()
+            self.journal.pop()
         if mark == 0:
             self._namespace.restore()
             for node, users in self._user_order.items():
