@@ -44,12 +44,12 @@ def fit(
     a rule's keywords name. If none fits, the faults are reported; `hint` says how to
     leave operands out.
     """
-    overloads = _overloads(operator)
-    for signature in overloads:
+    first = operator.spellings[0]
+    for position, signature in _overloads(operator):
         if next(_faults(signature, call), None) is None:
-            return _with_first(operator, signature)
-    for fault in _faults(overloads[0], call):
-        notes = (Note(f"the schema is {schema_text(overloads[0])}"),)
+            return operator.with_first(position)
+    for fault in _faults(first, call):
+        notes = (Note(f"the schema is {schema_text(first)}"),)
         advice = hint if fault.code == "E303" else fault.hint
         scope.report(fault.code, fault.message, fault.span, notes=notes, hint=advice)
     return operator
@@ -104,22 +104,18 @@ def _parameter_text(parameter: Parameter) -> str:
     return f"{text}={parameter.default!r}"
 
 
-def _overloads(operator: Operator) -> list[Signature]:
+def _overloads(operator: Operator) -> Iterator[tuple[int, Signature]]:
+    """The overloads of the first spelling's operator, and their positions."""
     first = _family_name(operator.spellings[0])
-    return [s for s in operator.spellings if _family_name(s) == first]
+    for position, signature in enumerate(operator.spellings):
+        if _family_name(signature) == first:
+            yield position, signature
 
 
 def _family_name(signature: Signature) -> str:
     if signature.kind == "overload":
         return signature.path.rpartition(".")[0]
     return signature.path
-
-
-def _with_first(operator: Operator, signature: Signature) -> Operator:
-    if operator.spellings[0] is signature:
-        return operator
-    others = tuple(s for s in operator.spellings if s is not signature)
-    return attrs.evolve(operator, spellings=(signature, *others))
 
 
 def _faults(signature: Signature, call: nodes.Call) -> Iterator[_Fault]:

@@ -25,12 +25,13 @@ def _span() -> Span:
 # --- operators ---
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Operator:
     """One operator and its spellings; the first is the one a right side builds.
 
     Operand keys of calls refer to the first spelling's signature; other spellings are
-    aligned with it by parameter name, else by position.
+    aligned with it by parameter name, else by position. The same object stands for the
+    operator wherever it is used, so that what is found out about it is found out once.
     """
 
     name: str
@@ -39,6 +40,18 @@ class Operator:
     """Positions of interchangeable operands, in the first spelling."""
     when: nodes.Expr | None = None
     """Condition on parameters (names of the first spelling), e.g. `alpha == 1`."""
+    _others: dict[int, Operator] = attrs.field(factory=dict, init=False, repr=False)
+
+    def with_first(self, position: int) -> Operator:
+        """The same operator with another spelling first."""
+        if position == 0:
+            return self
+        if position not in self._others:
+            first = self.spellings[position]
+            others = (*self.spellings[:position], *self.spellings[position + 1 :])
+            other = Operator(self.name, (first, *others), self.commutes, self.when)
+            self._others[position] = other
+        return self._others[position]
 
 
 @attrs.frozen

@@ -162,10 +162,14 @@ class _Session:
     texts: Mapping[str, str]
     known: Mapping[str, Part]
     findings: Findings = attrs.field(factory=Findings)
-    operators: Operators = attrs.field(factory=Operators)
+    operators: Operators = attrs.field(init=False)
     units: dict[str, Unit] = attrs.field(factory=dict)
     parts: dict[str, Part] = attrs.field(factory=dict)
     _opening: list[str] = attrs.field(factory=list)
+
+    @operators.default
+    def _shared_operators(self) -> Operators:
+        return _operators(self.catalog)
 
     def open(self, source: Source, path: Path | None) -> Unit:
         """Parse a file and those it uses, and check its definitions."""
@@ -320,6 +324,11 @@ def _prelude(catalog: Catalog) -> Scope:
         if isinstance(item, nodes.OpDef | nodes.PatternDef | nodes.FamilyDef):
             scope.define(Definition(item, scope))
     return scope
+
+
+@functools.lru_cache(maxsize=4)
+def _operators(catalog: Catalog) -> Operators:
+    return Operators()
 
 
 def _locate(use: nodes.Use, unit: Unit) -> Path | None:

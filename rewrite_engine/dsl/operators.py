@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -42,10 +43,16 @@ NEGATE: Final = "neg"
 
 @attrs.define(eq=False)
 class Operators:
-    """Resolves the operators of one load; equal names give the same `Operator`."""
+    """Resolves the operators of one catalog; equal names give the same `Operator`.
 
-    _classes: dict[Definition, Operator | None] = attrs.field(factory=dict)
-    _paths: dict[str, Operator | None] = attrs.field(factory=dict)
+    Serves any number of loads: a definition that outlives one, such as the prelude's,
+    is resolved once.
+    """
+
+    _classes: WeakKeyDictionary[Definition, Operator | None] = attrs.field(
+        factory=WeakKeyDictionary
+    )
+    _paths: dict[str, Operator] = attrs.field(factory=dict)
 
     def callee(
         self, scope: Scope, name: nodes.Name
@@ -73,9 +80,9 @@ class Operators:
         """The operator of a dotted path, with all overloads that it covers."""
         if name.id not in self._paths:
             spellings = tuple(_signatures(scope, name))
-            self._paths[name.id] = Operator(name.id, spellings) if spellings else None
-        elif self._paths[name.id] is None:
-            tuple(_signatures(scope, name))
+            if not spellings:
+                return None
+            self._paths[name.id] = Operator(name.id, spellings)
         return self._paths[name.id]
 
     def operator_class(self, definition: Definition) -> Operator | None:

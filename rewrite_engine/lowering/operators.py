@@ -4,6 +4,7 @@ line up with the operands that the pattern names.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,6 +29,9 @@ SUBCLASS = "call_module of a subclass"
 """In place of the `op`: instances of subclasses that compute the same."""
 
 _Found = TypeVar("_Found")
+
+_REMEMBERED = 4096
+"""Operators of which is known how they are called. A rule set has some hundreds."""
 
 
 def call_key(node: fx.Node) -> CallKey:
@@ -255,10 +259,19 @@ class OperatorPattern:
     conditions: tuple[Callable[[Mapping[str, Any]], bool] | None, ...]
     """Per row, when operands commute, as a function of a call's arguments."""
     __name__: str = attrs.field(init=False)
+    _calls: Mapping[CallKey, tuple[Spelling, ...]] = attrs.field(init=False, repr=False)
 
     @__name__.default
     def _default_name(self) -> str:
         return self.name.replace(".", "_").lstrip("_")
+
+    @_calls.default
+    def _by_call(self) -> Mapping[CallKey, tuple[Spelling, ...]]:
+        table: dict[CallKey, tuple[Spelling, ...]] = {}
+        for spelling in self.spellings:
+            for key in spelling.keys:
+                table[key] = (*table.get(key, ()), spelling)
+        return table
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         raise TypeError(f"'{self.name}' is a pattern; run one of the rule's instances")
@@ -268,11 +281,7 @@ class OperatorPattern:
 
     def calls(self) -> Mapping[CallKey, tuple[Spelling, ...]]:
         """The spellings by the calls that they cover."""
-        table: dict[CallKey, tuple[Spelling, ...]] = {}
-        for spelling in self.spellings:
-            for key in spelling.keys:
-                table[key] = (*table.get(key, ()), spelling)
-        return table
+        return self._calls
 
     def canonical(self, row: int) -> Signature:
         return self.rows[row].spellings[0]
@@ -315,7 +324,14 @@ def operator_pattern(
     Raises: LookupError if an operator's library is not installed.
     """
     left_out = frozenset[str]() if builds else torch_ops.missing_libraries()
-    spellings = tuple(_spellings(operator, row=0, left_out=left_out))
+    return _operator_pattern(operator, left_out)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _operator_pattern(
+    operator: checked.Operator, left_out: frozenset[str]
+) -> OperatorPattern:
+    spellings = _spellings(operator, 0, left_out)
     conditions = (_condition(operator),)
     return OperatorPattern(
         operator.name, (operator,), ({},), False, spellings, conditions
@@ -325,7 +341,7 @@ def operator_pattern(
 def slot_pattern(family: checked.FamilyUse) -> OperatorPattern:
     """The pattern of a family's operator parameter: the union of its rows."""
     rows = tuple(row.operator for row in family.rows)
-    spellings = tuple(s for i, row in enumerate(rows) for s in _spellings(row, row=i))
+    spellings = tuple(s for i, row in enumerate(rows) for s in _spellings(row, i))
     literals = tuple(
         {name: literal_value(value) for name, value in row.literals.items()}
         for row in family.rows
@@ -350,17 +366,19 @@ def _condition(
     return commutes
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def _spellings(
     operator: checked.Operator, row: int, left_out: frozenset[str] = frozenset()
-) -> Iterator[Spelling]:
-    canonical = operator.spellings[0]
-    for signature in operator.spellings:
-        if signature.path.partition(".")[0] in left_out:
-            continue
-        op, target = torch_ops.resolve(signature)
-        names = dict(_align(canonical, signature))
-        form = module_form(signature) if signature.kind == "module" else None
-        yield Spelling(op, target, signature, canonical, names, row, form)
+) -> tuple[Spelling, ...]:
+    taken = (s for s in operator.spellings if s.path.partition(".")[0] not in left_out)
+    return tuple(_spelling(operator.spellings[0], each, row) for each in taken)
+
+
+def _spelling(canonical: Signature, signature: Signature, row: int) -> Spelling:
+    op, target = torch_ops.resolve(signature)
+    names = dict(_align(canonical, signature))
+    form = module_form(signature) if signature.kind == "module" else None
+    return Spelling(op, target, signature, canonical, names, row, form)
 
 
 def _align(canonical: Signature, other: Signature) -> Iterator[tuple[str, str]]:

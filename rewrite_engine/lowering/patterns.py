@@ -30,19 +30,15 @@ class Operators:
 
     def __init__(self, rule: checked.Rule) -> None:
         self._family = slot_pattern(rule.family) if rule.family else None
-        self._patterns: dict[tuple[int, bool], OperatorPattern] = {}
 
     def pattern(
         self, operator: checked.Operator | checked.Slot, *, builds: bool = False
     ) -> OperatorPattern:
         """The pattern of an operator that is matched, or built on the right side."""
-        if isinstance(operator, checked.Slot):
-            assert self._family is not None
-            return self._family
-        key = id(operator), builds
-        if key not in self._patterns:
-            self._patterns[key] = operator_pattern(operator, builds=builds)
-        return self._patterns[key]
+        if isinstance(operator, checked.Operator):
+            return operator_pattern(operator, builds=builds)
+        assert self._family is not None
+        return self._family
 
 
 def build_matcher(rule: checked.Rule, operators: Operators) -> fx.Graph:

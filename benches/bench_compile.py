@@ -1,0 +1,117 @@
+"""From rule text to the matching program: shipped libraries, and generated rule sets.
+
+    python -m benches.bench_compile [--tiny] [--runs N]
+
+Every run is a process of its own that has imported torch; times are of the processor,
+the least of the runs, in milliseconds. `import` is what `from rewrite_engine import
+engine, load` adds; `first` is reading, checking and compiling the rules in that
+process, with all that this imports, and `again` is the same once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice, product
+
+import attrs
+
+LIBRARIES = ("qat_fuse", "qat_fold", "bn_fold", "equalize")
+SIZES = (10, 100, 1000)
+CALLS = ("relu", "tanh", "sigmoid", "neg", "exp", "abs", "sqrt", "silu", "gelu", "log")
+
+_MEASURED = """
+import json, sys, time
+import torch
+text = sys.stdin.read()
+start = time.process_time()
+from rewrite_engine import engine, load, loads
+times = [time.process_time() - start]
+for _ in range(2):
+    start = time.process_time()
+    count = {statement}
+    times.append(time.process_time() - start)
+print(json.dumps([count, *times]))
+"""
+_LIBRARIES = "sum(len(load(name).program.rules) for name in {names!r})"
+_GENERATED = "len(loads(text).program.rules)"
+
+
+@attrs.frozen
+class Timing:
+    """Seconds that some rules take from their text until they can be applied."""
+
+    name: str
+    rules: int
+    imported: float
+    first: float
+    again: float
+
+
+def generated(count: int) -> str:
+    """A text of so many rules, each of four calls and unlike any other."""
+    chosen = islice(product(CALLS, repeat=3), count)
+    return "\n".join(f"{_rule(i, *calls)}" for i, calls in enumerate(chosen))
+
+
+def _rule(number: int, outer: str, one: str, other: str) -> str:
+    return f"""
+## `{outer}` of a product of `{one}` and `{other}`.
+rule r{number} {{
+  z = {outer}({one}(x) * {other}(w))
+=>
+  z' = {other}(w) * {outer}({one}(x))
+}}"""
+
+
+def measure(name: str, statement: str, text: str, runs: int) -> Timing:
+    """The least times of a statement that gives the number of rules it compiled."""
+    code = _MEASURED.format(statement=statement)
+    count, *times = map(min, zip(*(_run(code, text) for _ in range(runs)), strict=True))
+    return Timing(name, int(count), *times)
+
+
+def _run(code: str, text: str) -> list[float]:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return list(map(float, json.loads(done.stdout)))
+
+
+def measure_all(tiny: bool, runs: int) -> Iterator[Timing]:
+    """A library by itself, those of quantization together, and generated rules."""
+    groups = (LIBRARIES[:1],) if tiny else (LIBRARIES[:1], LIBRARIES[:2], LIBRARIES)
+    for names in groups:
+        statement = _LIBRARIES.format(names=names)
+        yield measure(" + ".join(names), statement, "", runs)
+    for count in (2,) if tiny else SIZES:
+        yield measure(f"{count} generated", _GENERATED, generated(count), runs)
+
+
+def lines(timings: Iterator[Timing]) -> Iterator[str]:
+    """The table; times in milliseconds."""
+    columns = ("import", "first", "again", "a rule", "again")
+    yield f"{'rules':<40}{'number':>7}" + "".join(f"{name:>8}" for name in columns)
+    for t in timings:
+        times = (t.imported, t.first, t.again, t.first / t.rules, t.again / t.rules)
+        cells = "".join(f"{seconds * 1e3:>8.2f}" for seconds in times)
+        yield f"{t.name:<40}{t.rules:>7}{cells}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print; `--tiny` only shows that the benchmark runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="two small sets, one run")
+    parser.add_argument("--runs", type=int, default=5, help="processes (default 5)")
+    options = parser.parse_args(arguments)
+    runs = 1 if options.tiny else options.runs
+    for line in lines(measure_all(options.tiny, runs)):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
