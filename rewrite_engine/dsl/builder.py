@@ -33,7 +33,6 @@ class Builder(ExpressionBuilder):
     def __init__(self, source: Source, comments: tuple[Comment, ...]) -> None:
         super().__init__(source)
         self._comments = comments
-        self._ends = [comment.span.end for comment in comments]
         self.docs: set[Span] = set()
 
     # --- items ---
@@ -282,7 +281,8 @@ class Builder(ExpressionBuilder):
         """The text of the `##` lines right above an item; they are no comments then."""
         lines: list[Comment] = []
         below = item.start
-        for index in range(bisect_right(self._ends, item.start) - 1, -1, -1):
+        above = bisect_right(self._comments, item.start, key=_end)
+        for index in range(above - 1, -1, -1):
             comment = self._comments[index]
             gap = self._source.text[comment.span.end : below]
             if not _is_doc(comment) or gap.strip() or gap.count("\n") != 1:
@@ -305,6 +305,10 @@ def _as_spelling(value: Expr) -> Expr:
 
 def _tolerance(number: Constant | None) -> float | None:
     return None if number is None else float(cast(float, number.value))
+
+
+def _end(comment: Comment) -> int:
+    return comment.span.end
 
 
 def _is_doc(comment: Comment) -> bool:

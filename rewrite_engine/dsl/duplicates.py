@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import attrs
 
@@ -18,21 +19,45 @@ from rewrite_engine.dsl.checked import (
     Reference,
     Rule,
     Slot,
+    Term,
     Variable,
 )
 from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.errors import Diagnostic, Note
 
+T = TypeVar("T")
+
 
 def duplicates(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
     """A finding for every rule that can never fire beside an equal or weaker one."""
-    groups: dict[Hashable, list[_Fingerprint]] = defaultdict(list)
-    for rule in rules:
-        fingerprint = _fingerprint(rule)
-        groups[fingerprint.left].append(fingerprint)
-    for group in groups.values():
-        yield from _shadowed(sorted(group, key=lambda f: -f.benefit))
+    for alike in _grouped(rules, _outline):
+        fingerprints = map(_fingerprint, alike)
+        for group in _grouped(fingerprints, attrgetter("left")):
+            yield from _shadowed(sorted(group, key=lambda f: -f.benefit))
+
+
+def _grouped(
+    values: Iterable[T], key: Callable[[T], Hashable]
+) -> Iterator[Sequence[T]]:
+    """Values of one key, where there are several."""
+    groups: dict[Hashable, list[T]] = defaultdict(list)
+    for value in values:
+        groups[key(value)].append(value)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def _outline(rule: Rule) -> Hashable:
+    """What is found out at once, and is alike if the left sides are."""
+    terms = (term for binding in rule.bindings for term in terms_in(binding.term))
+    return tuple(map(_mark, terms))
+
+
+def _mark(term: Term) -> Hashable:
+    match term:
+        case Apply(Operator() as operator):
+            return operator.spellings[0].path
+    return type(term).__name__
 
 
 @attrs.frozen

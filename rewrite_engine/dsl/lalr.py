@@ -167,8 +167,10 @@ def table() -> Table:
     )
 
 
-def parse(text: str, part: Span, builder: object, max_levels: int) -> Any:
-    """What the builder made of a part of a text; spans are places in the whole text.
+def parse(text: str, part: Span, builder: object, max_levels: int) -> tuple[Any, int]:
+    """What the builder made of a part of a text, and of how many levels.
+
+    Spans are places in the whole text.
 
     Raises SyntaxFault or, if productions are nested deeper than `max_levels`, TooDeep.
     """
@@ -204,7 +206,7 @@ def parse(text: str, part: Span, builder: object, max_levels: int) -> Any:
             row = rows[states[-1]]
         if action == 0:
             if kind == END and states[-1] == automaton.end:
-                return values[-1]
+                return values[-1], levels[-1]
             raise automaton.fault(states, kind, Span(start, at))
         end = at
         states.append(action)

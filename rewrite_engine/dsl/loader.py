@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -31,7 +31,6 @@ from rewrite_engine.dsl.scopes import (
 )
 from rewrite_engine.dsl.test_blocks import resolve_test
 from rewrite_engine.dsl.validator import MAX_RULES, validate_rules
-from rewrite_engine.dsl.walk import is_deeper
 from rewrite_engine.errors import Diagnostic, RuleError
 from rewrite_engine.rule_files import shipped_files
 from rewrite_engine.rule_packs import rule_pack
@@ -193,7 +192,7 @@ class _Session:
         reading = read(scope.source, self.known)
         self.parts.update((part.text, part) for part in reading.parts)
         self.findings.add_syntax(scope.source, reading.problems)
-        return _fit_items(scope, reading.file)
+        return tuple(_fit_items(scope, reading.parts))
 
     def resolve(self, unit: Unit) -> RuleFile:
         """The rules and tests of a unit, checked."""
@@ -265,16 +264,15 @@ class _Session:
         return _read(path) if text is None else Source(str(path), text)
 
 
-def _fit_items(scope: Scope, file: nodes.File) -> tuple[nodes.Item, ...]:
+def _fit_items(scope: Scope, parts: Iterable[Part]) -> Iterator[nodes.Item]:
     """The items of a file that are fit for visitors that recurse."""
-    items = file.items
-    fit = tuple(item for item in items if not is_deeper(item, _MAX_LEVELS))
-    for item in items if len(fit) < len(items) else ():
-        if is_deeper(item, _MAX_LEVELS):
-            message = "an expression in here is nested too deep"
-            hint = "give parts of it names, `y = …`"
-            scope.report("E105", message, item.span, hint=hint)
-    return fit
+    for part in parts:
+        if part.levels <= _MAX_LEVELS:
+            yield from part.items
+            continue
+        message = "an expression in here is nested too deep"
+        hint = "give parts of it names, `y = …`"
+        scope.report("E105", message, part.items[0].span, hint=hint)
 
 
 def _import(use: nodes.Use, used: Unit, unit: Unit) -> None:
@@ -320,7 +318,7 @@ def _prelude_path() -> str:
 def _prelude(catalog: Catalog) -> Scope:
     source = _read(Path(_prelude_path()))
     scope = Scope(attrs.evolve(source, name=PRELUDE), catalog, Findings())
-    for item in _fit_items(scope, parse(scope.source)):
+    for item in parse(scope.source).items:
         if isinstance(item, nodes.OpDef | nodes.PatternDef | nodes.FamilyDef):
             scope.define(Definition(item, scope))
     return scope

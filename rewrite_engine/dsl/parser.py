@@ -29,6 +29,8 @@ class Part:
     items: tuple[nodes.Item, ...]
     docs: tuple[Span, ...]
     """Comments that are documentation of the items."""
+    levels: int
+    """How deep the items are nested, at most."""
 
 
 @attrs.frozen
@@ -117,7 +119,7 @@ class _Reader:
     def _parse(self, span: Span) -> None:
         builder = Builder(self.source, self.overview.comments)
         try:
-            items = lalr.parse(self.source.text, span, builder, MAX_DEPTH)
+            items, levels = lalr.parse(self.source.text, span, builder, MAX_DEPTH)
         except lalr.TooDeep as deep:
             message = "this expression is too long or nested too deep"
             hint = "give its parts names, `part = …`"
@@ -127,7 +129,7 @@ class _Reader:
         self.problems += builder.problems
         if not builder.problems:
             docs = tuple(builder.docs)
-            self.parts.append(Part(self._text(span), span, items, docs))
+            self.parts.append(Part(self._text(span), span, items, docs, levels))
 
     def _text(self, span: Span) -> str:
         return self.source.text[span.start : span.end]

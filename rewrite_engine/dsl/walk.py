@@ -69,16 +69,6 @@ def references(term: Term) -> frozenset[str]:
     return frozenset(t.name for t in terms_in(term) if isinstance(t, Reference))
 
 
-def is_deeper(node: Any, levels: int) -> bool:
-    """Whether an expression has more than so many levels."""
-    level = [node]
-    for _ in range(levels):
-        level = [child for parent in level for child in _parts(parent)]
-        if not level:
-            return False
-    return True
-
-
 def moved(node: T, by: int) -> T:
     """A node, or a tuple of nodes, with every span so many characters further on."""
     if isinstance(node, Span):

@@ -45,7 +45,7 @@ def peer() -> Lark:
 def ours(text: str, before: str = "", after: str = "") -> Any:
     part = Span(len(before), len(before) + len(text))
     try:
-        return lalr.parse(before + text + after, part, _Trees(), max_levels=1000)
+        return lalr.parse(before + text + after, part, _Trees(), max_levels=1000)[0]
     except lalr.SyntaxFault as fault:
         return fault.span.start
 
@@ -124,7 +124,8 @@ def test_a_fault_names_what_could_follow(
 def test_what_is_nested_deeper_than_asked_for_is_refused() -> None:
     text = "pattern p(x) = ---x"
     part = Span(0, len(text))
-    assert lalr.parse(text, part, _Trees(), max_levels=6)
+    _, levels = lalr.parse(text, part, _Trees(), max_levels=6)
+    assert levels == 6  # the start, the item, three signs and the name
     with pytest.raises(lalr.TooDeep) as caught:
         lalr.parse(text, part, _Trees(), max_levels=3)
     assert caught.value.span == Span(text.index("-"), len(text))
