@@ -189,6 +189,7 @@ class Driver:
         self._order.append(rule.rule.name)
         _log.debug("%s rewrites %s", rule.rule.name, node)
         if self._watch is not None:
+            self.transaction.settle_output()
             self._watch.rewritten(outcome.match)
         self._check_limits()
         return done[0]
@@ -227,6 +228,7 @@ class Driver:
         describe(match, built)
         moves = Moves.of(match, built) if self._is_annotated else Moves()
         if self._watch is not None:
+            self.transaction.settle_output()
             self._watch.replacing(match, built)
         self._replace(match, built)
         self._moves.update(moves)
@@ -338,6 +340,7 @@ class Driver:
         self.modified = bool(self._order)
         if not self.modified:
             return
+        self.transaction.settle_output()
         # Output names are read from the graph, so the signature comes last.
         for undo in retarget(self.graph.nodes, self._moves.nodes, self._moves.edges):
             self.transaction.record(undo.restore)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from rewrite_engine.rewriting import edit
+from rewrite_engine.rewriting.output_reads import OutputReads
 
 Undo = Callable[[], object]
 
@@ -31,6 +32,7 @@ class Transaction:
         self.journal: list[Undo] = []
         self._user_order: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self._namespace = _NamespaceState(graph)
+        self._output: OutputReads | None = None
 
     def mark(self) -> int:
         """A point to which `rollback` can return."""
@@ -74,7 +76,9 @@ class Transaction:
     def replace_uses(self, old: fx.Node, new: fx.Node) -> None:
         """Make every user of `old` read `new` instead."""
         for user in list(old.users):
-            if user is not new:
+            if user.op == "output":
+                self._exchange_output(user, old, new)
+            elif user is not new:
                 self._replace_input(user, old, new)
 
     def replace_in(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
@@ -109,9 +113,24 @@ class Transaction:
     def _remember_users(self, reader: fx.Node) -> None:
         """New arguments put a reader last among the users of all its operands."""
         for operand in reader.all_input_nodes:
-            # The only reader is the last one wherever it is put.
-            if len(operand.users) > 1 and operand not in self._user_order:
-                self._user_order[operand] = tuple(operand.users)
+            self._remember_order(operand)
+
+    def _remember_order(self, operand: fx.Node) -> None:
+        # The only reader is the last one wherever it is put.
+        if len(operand.users) > 1 and operand not in self._user_order:
+            self._user_order[operand] = tuple(operand.users)
+
+    def _exchange_output(self, output: fx.Node, old: fx.Node, new: fx.Node) -> None:
+        if self._output is None:
+            self._remember_users(output)
+            self._output = OutputReads(output, self.journal.append)
+        self._remember_order(new)
+        self._output.exchange(old, new)
+
+    def settle_output(self) -> None:
+        """Make the arguments of the output say what it reads."""
+        if self._output is not None:
+            self._output.settle()
 
     def erase_detached(self) -> None:
         """Remove the detached nodes from the graph; can still be rolled back."""

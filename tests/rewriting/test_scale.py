@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import fx, nn
 
 from rewrite_engine import engine, graph_facts, loads
-from rewrite_engine.rewriting import safety
+from rewrite_engine.errors import RewriteError
+from rewrite_engine.rewriting import edit, safety
+from rewrite_engine.rewriting.driver import Limits
 
 pytestmark = pytest.mark.figure("R13")
 
@@ -102,6 +105,45 @@ def test_readers_of_a_wide_value_are_asked_once_a_match(
     result = engine.apply(fx.GraphModule(nn.Module(), graph), TWICE)
     assert len(result.report.refusals) == width
     assert width <= len(asked) < 10 * width
+
+
+def test_a_wide_output_is_given_its_arguments_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    width, given = 300, []
+    set_arguments = edit.set_arguments
+
+    def counted(node: fx.Node, *arguments: Any) -> None:
+        given.append(node.op)
+        set_arguments(node, *arguments)
+
+    monkeypatch.setattr(edit, "set_arguments", counted)
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    inner = [graph.call_function(aten.relu.default, (x,)) for _ in range(width)]
+    results = [graph.call_function(aten.relu.default, (y,)) for y in inner]
+    graph.output((x, *results))
+    gm = fx.GraphModule(nn.Module(), graph)
+    assert engine.apply(gm, TWICE).report.matches == width
+    assert given.count("output") == 1
+    assert graph.output_node().args == ((x, *[n for n in x.users if n.op != "output"]),)
+    assert all(list(n.users) == [graph.output_node()] for n in x.users if n.users)
+    gm.graph.lint()
+
+
+def test_a_wide_output_reads_what_it_did_after_a_failure() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    results = [graph.call_function(aten.relu.default, (x,)) for _ in range(40)]
+    again = [graph.call_function(aten.relu.default, (y,)) for y in results]
+    graph.output((*again, x, again[3]))
+    gm = fx.GraphModule(nn.Module(), graph)
+    users = [list(node.users) for node in graph.nodes]
+    arguments = graph.output_node().args
+    with pytest.raises(RewriteError, match="more than"):
+        engine.apply(gm, TWICE, limits=Limits(rewrites=7, rewrites_per_node=0))
+    assert graph.output_node().args == arguments
+    assert [list(node.users) for node in graph.nodes] == users
 
 
 def test_a_diamond_of_2_to_the_40_paths() -> None:
