@@ -24,50 +24,53 @@ def drop_unread(
     Other names of the same tensors go, too. State that is read under its name, or
     belongs to a submodule that is called, stays.
     """
-    dead = {id(getattr(*place)) for name in names for place in _place(root, name)}
+    dead = {id(attribute(root, name)) for name in names if _place(root, name)}
     if not dead:
         return
-    read, called = set(_read(root, dead)), set(_called(root))
-    for owner, leaf in list(_state(root)):
-        is_read = (id(owner), leaf) in read or id(owner) in called
-        if id(getattr(owner, leaf)) in dead and not is_read:
+    modules = list(root.modules())
+    graphs = [module for module in modules if isinstance(module, fx.GraphModule)]
+    read, called = set(_read(graphs, dead)), set(_called(graphs))
+    for owner, leaf in list(_holding(modules, dead)):
+        if (id(owner), leaf) not in read and id(owner) not in called:
             _remove(owner, leaf, transaction)
 
 
-def _place(root: Module, name: str) -> Iterator[Place]:
+def _place(root: Module, name: str) -> Place | None:
+    """Where a parameter or buffer is; None if it is neither."""
     path, _, leaf = name.rpartition(".")
     owner: Any = attribute(root, path) if path else root
     if isinstance(owner, Module) and any(leaf in table for table in _tables(owner)):
-        yield owner, leaf
+        return owner, leaf
+    return None
 
 
-def _state(root: Module) -> Iterator[Place]:
-    for owner in root.modules():
+def _holding(modules: Iterable[Module], tensors: Container[int]) -> Iterator[Place]:
+    """The places of some tensors."""
+    for owner in modules:
         for table in _tables(owner):
-            yield from ((owner, leaf) for leaf in table)
+            yield from ((owner, leaf) for leaf, t in table.items() if id(t) in tensors)
 
 
 def _tables(owner: Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return owner._parameters, owner._buffers
 
 
-def _graphs(root: fx.GraphModule) -> Iterator[fx.GraphModule]:
-    return (m for m in root.modules() if isinstance(m, fx.GraphModule))
-
-
-def _read(root: fx.GraphModule, dead: Container[int]) -> Iterator[tuple[int, str]]:
-    """What the graphs of a module read of some tensors: its owner and its name."""
-    for module in _graphs(root):
+def _read(
+    graphs: Iterable[fx.GraphModule], tensors: Container[int]
+) -> Iterator[tuple[int, str]]:
+    """The places of some tensors that graphs read, by the identity of the owner."""
+    for module in graphs:
         for node in module.graph.find_nodes(op="get_attr", sort=False):
             name = str(node.target)
-            if id(attribute(module, name)) in dead:
-                for owner, leaf in _place(module, name):
-                    yield id(owner), leaf
+            if id(attribute(module, name)) in tensors:
+                place = _place(module, name)
+                if place is not None:
+                    yield id(place[0]), place[1]
 
 
-def _called(root: fx.GraphModule) -> Iterator[int]:
+def _called(graphs: Iterable[fx.GraphModule]) -> Iterator[int]:
     """The modules whose own code may read what they hold."""
-    for module in _graphs(root):
+    for module in graphs:
         for node in module.graph.find_nodes(op="call_module", sort=False):
             called = attribute(module, str(node.target))
             if called is not UNKNOWN:

@@ -7,11 +7,8 @@ is built from the replacement graph, the others repeat what was made for it.
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import chain
-from types import EllipsisType, NoneType
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -23,9 +20,8 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.literals import is_literal
 from rewrite_engine.lowering.replacements import follows_from_types
 from rewrite_engine.lowering.rule import CompiledRule
-from rewrite_engine.matching.match import CapturedCalls, Match
+from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.build import Built, name_hint
-from rewrite_engine.rewriting.calls import is_static_identity
 from rewrite_engine.rewriting.constants import Label, Store
 from rewrite_engine.rewriting.folding import (
     Constant,
@@ -33,14 +29,10 @@ from rewrite_engine.rewriting.folding import (
     computing,
     constant_node_value,
 )
+from rewrite_engine.rewriting.outlines import CALLS, Outline, Unrepeatable, outline_of
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import Derivation, ValueTypes
-from rewrite_engine.tensor_types import VALUE_KEYS
-
-
-class _NoRecipe(Exception):  # noqa: N818 - an outcome, not an error
-    """Something that is not repeated: it is built from the replacement graph."""
 
 
 class Recipes:
@@ -68,8 +60,8 @@ class Recipes:
         try:
             if not self._is_repeatable(match.rule):
                 return None
-            return _Outliner(self._facts, self._types).outline(match)
-        except _NoRecipe:
+            return outline_of(match, self._facts, self._types)
+        except Unrepeatable:
             return None
 
     def _is_repeatable(self, rule: CompiledRule) -> bool:
@@ -98,96 +90,16 @@ class Recipes:
         """Remember what a match became; `built` has passed every check on its types."""
         try:
             recipe = _Recorder.record(outline.nodes, built, self._types, self._facts)
-        except _NoRecipe:
+        except Unrepeatable:
             return
         self._known[outline.key] = recipe
-        if is_static_identity(outline.fingerprints):
+        if outline.is_static:
             if len(self._shared) >= _MOST_SHARED:
                 self._shared.clear()
             self._shared[outline.key] = recipe
 
 
-# --- what a right side depends on ---
-
-_ATOMS: Final = frozenset(
-    {int, bool, str, NoneType, EllipsisType}
-    | {torch.dtype, torch.device, torch.layout, torch.memory_format}
-)
-_SEQUENCES: Final = frozenset({list, tuple, immutable_list})
 _MOST_SHARED: Final = 1_000
-_CALLS: Final = ("call_function", "call_method")
-_RECORDS: Final = frozenset({*VALUE_KEYS, "tensor_meta"})
-
-
-@attrs.frozen(eq=False)
-class Outline:
-    """A match without the identity of its nodes, which are listed beside it.
-
-    Two matches with equal keys differ in nothing but their nodes.
-    """
-
-    key: Hashable
-    nodes: list[fx.Node]
-    fingerprints: tuple[Hashable, ...]
-    """Of the nodes; they are part of the key."""
-
-
-@attrs.define(eq=False)
-class _Outliner:
-    """Writes a match as a flat list of types, literals and indices of nodes."""
-
-    facts: GraphFacts
-    types: ValueTypes
-    parts: list[Any] = attrs.field(factory=list)
-    indices: dict[fx.Node, int] = attrs.field(factory=dict)
-
-    def outline(self, match: Match) -> Outline:
-        self.parts += [match.rule, match.row]
-        for call, spelling in match.calls.items():
-            if call.op not in _CALLS:
-                raise _NoRecipe
-            self.parts.append(spelling)
-            self._add_node(call)
-            self._add_items(call._args)
-            self._add_items(chain.from_iterable(call._kwargs.items()))
-        self._add_items(match.bindings.values())
-        nodes = list(self.indices)
-        fingerprints = tuple(map(self._fingerprint, nodes))
-        return Outline((*self.parts, fingerprints), nodes, fingerprints)
-
-    def _add_items(self, items: Iterable[Any], kind: type = list) -> None:
-        parts = self.parts
-        parts.append(kind)
-        for item in items:
-            kind = type(item)
-            if kind is fx.Node:
-                self._add_node(item)
-            elif kind in _ATOMS:
-                parts += (kind, item)
-            elif kind is float:
-                # -0.0 equals 0.0, and is another literal.
-                parts += (kind, item, math.copysign(1, item))
-            elif kind in _SEQUENCES:
-                self._add_items(item, kind)
-            elif kind is CapturedCalls:
-                self._add_items((item.root, item.hole, *item.calls), kind)
-            else:
-                raise _NoRecipe
-        parts.append(...)
-
-    def _add_node(self, node: fx.Node) -> None:
-        self.parts += (fx.Node, self.indices.setdefault(node, len(self.indices)))
-
-    def _fingerprint(self, node: fx.Node) -> Hashable:
-        """What new nodes take over or derive from a node, beside its identity."""
-        meta = node.meta
-        if node.op in _CALLS and _RECORDS.isdisjoint(meta):
-            return None
-        identity = self.types.identity_of(node) or self.facts.type_of(node)
-        return identity, getattr(meta.get("tensor_meta"), "requires_grad", None)
-
-
-# --- what a right side became ---
 
 
 class _Operand(int):
@@ -338,7 +250,7 @@ class _Recorder:
         nodes = _indices([*given, *built.created])
         constants = _indices([*built.folded, *built.folds])
         if any(nodes[node] >= len(given) for node in built.folded):
-            raise _NoRecipe
+            raise Unrepeatable
         return _Recorder(nodes, constants, types).recipe(built, facts)
 
     def recipe(self, built: Built, facts: GraphFacts) -> _Recipe:
@@ -360,7 +272,7 @@ class _Recorder:
         else:
             index = self.constants.get(value)
         if index is None:
-            raise _NoRecipe
+            raise Unrepeatable
         return index
 
     # --- constants ---
@@ -374,7 +286,7 @@ class _Recorder:
 
     def _fold(self, constant: Constant) -> Fold:
         if not isinstance(constant.origin, Fold):
-            raise _NoRecipe
+            raise Unrepeatable
         return Fold(constant.origin.target, *self._arguments(*constant.origin[1:]))
 
     # --- nodes ---
@@ -386,8 +298,8 @@ class _Recorder:
             inputs = tuple(map(self._index, constant.inputs))
             index = self._index(constant)
             return _Storing(index, constant.dtype, inputs, label, named_after)
-        if node.op not in _CALLS:
-            raise _NoRecipe
+        if node.op not in CALLS:
+            raise Unrepeatable
         like = built.copies.get(node)
         return _Step(
             node.op,
@@ -411,7 +323,7 @@ class _Recorder:
             items = _Operands(map(self._template, value))
             return items if any(map(_is_operand, items)) else value
         if not is_literal(value):
-            raise _NoRecipe
+            raise Unrepeatable
         return value
 
 

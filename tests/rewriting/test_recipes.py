@@ -14,6 +14,7 @@ from torch import fx
 from benches import models
 from rewrite_engine import engine, load, loads
 from rewrite_engine.rewriting import driver, recipes
+from rewrite_engine.rewriting.outlines import Unrepeatable
 from rewrite_engine.rewriting.recipes import Recipes
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import type_of
@@ -84,6 +85,38 @@ def test_equal_layers(
     assert gm.code == expected.code
 
 
+def test_what_was_built_for_one_graph_is_repeated_on_another(
+    repeated: list[object],
+) -> None:
+    gm = models.capture(*models.conv_bn_pairs(6))
+    expected = built_one_by_one(copy.deepcopy(gm), load("qat_fuse"))
+    rules = load("qat_fuse")
+    matches = engine.apply(copy.deepcopy(gm), rules).report.matches
+    repeated.clear()
+    engine.apply(gm, rules)
+    assert len(repeated) == matches
+    assert described(gm) == described(expected)
+
+
+@pytest.mark.parametrize(("first", "second"), [("static", "dynamic"), ("dynamic",) * 2])
+def test_dynamic_sizes_are_of_one_graph(
+    first: str, second: str, repeated: list[object]
+) -> None:
+    def exported(kind: str) -> fx.GraphModule:
+        batch = {0: torch.export.Dim("batch", min=2, max=64)}
+        shapes = (batch if kind == "dynamic" else {},)
+        model, inputs = models.conv_bn_pairs(1)
+        program = torch.export.export(model, inputs, dynamic_shapes=shapes)
+        return program.module()
+
+    rules = load("qat_fuse")
+    engine.apply(exported(first), rules)
+    repeated.clear()
+    gm = exported(second)
+    assert engine.apply(gm, rules).report.matches == 1
+    assert not repeated
+
+
 def test_repeated_values_are_views_of_their_own_operands() -> None:
     gm = models.capture(*models.conv_bn_pairs(6))
     engine.apply(gm, load("qat_fuse"))
@@ -139,7 +172,7 @@ def test_what_names_other_nodes_than_the_match_is_not_repeated() -> None:
     graph = fx.Graph()
     stranger = graph.placeholder("x")
     recorder = recipes._Recorder({}, {}, None)  # type: ignore[arg-type]
-    with pytest.raises(recipes._NoRecipe):
+    with pytest.raises(Unrepeatable):
         recorder._template(stranger)
 
 
