@@ -187,6 +187,11 @@ _ADVICE: Final = (
     ("is also read by", "`keep` allows other readers; the node then stays"),
     ("may write what", "a functional graph has no writes: `run_decompositions({})`"),
     ("the search took more than", "name what varies, so that fewer ways are tried"),
+    (
+        ": stride ",
+        "views of the result rely on its strides: `contiguous(…)` around the new call",
+    ),
+    ("calls operators by their overloads", "say `aten.…` in the rule, or in an `op`"),
     ("would become", "the right side must have the dtype and shape of the left"),
     ("would be lost or repeated", "repeat the call once with `..`, or `erase` it"),
 )

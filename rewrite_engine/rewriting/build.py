@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import attrs
 from torch import fx
+from torch._ops import HigherOrderOperator, OpOverload
 
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.exchange import exchange
@@ -300,6 +301,11 @@ class _Builder:
         spelling = operator.spelling_for(self._row(operator), args, kwargs)
         if spelling.form is not None:
             raise Refused(f"'{operator}' names modules only: none is built")
+        if self.state.is_exported and not _is_exportable(spelling.target):
+            raise Refused(
+                f"an exported program calls operators by their overloads, and "
+                f"'{spelling.signature.path}' is a function"
+            )
         return spelling
 
     def _repeat(
@@ -440,3 +446,9 @@ def _literal(value: Any) -> Any:
 def name_hint(target: Any) -> str | None:
     """What export calls a node of this target: `conv2d`, not `conv2d_default`."""
     return target._schema.name.split("::")[1] if hasattr(target, "_schema") else None
+
+
+def _is_exportable(target: Any) -> bool:
+    """Whether an exported program may call a function."""
+    is_operator = getattr(target, "__module__", None) == "_operator"
+    return is_operator or isinstance(target, OpOverload | HigherOrderOperator)

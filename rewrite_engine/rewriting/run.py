@@ -127,10 +127,10 @@ def states(model: Model, recurse: bool) -> list[State]:
             f"got {type(model).__name__}"
         )
     inner = _nested(outermost.facts.module) if recurse else []
-    sealed = isinstance(model, ExportedProgram)
+    exported = isinstance(model, ExportedProgram)
     return [
         outermost,
-        *(ModuleState.of(m, outermost.readers, is_sealed=sealed) for m in inner),
+        *(ModuleState.of(m, outermost.readers, is_exported=exported) for m in inner),
     ]
 
 

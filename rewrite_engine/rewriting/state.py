@@ -21,6 +21,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from rewrite_engine.errors import GraphError
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.rewriting.dead_state import drop_unread
 from rewrite_engine.rewriting.readers import Readers
@@ -37,6 +38,10 @@ class State(Protocol):
 
     facts: GraphFacts
     readers: Readers
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the graph is one of an exported program, which calls overloads."""
 
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
@@ -104,8 +109,8 @@ class ModuleState:
     facts: GraphFacts
     readers: Readers
     staged: dict[str, torch.Tensor]
-    is_sealed: bool = False
-    """Whether the module belongs to a program whose signature lists all constants."""
+    is_exported: bool = False
+    """Whether the module belongs to a program, whose signature lists all constants."""
     _writes: _Writes = attrs.field(factory=_Writes)
 
     @staticmethod
@@ -113,12 +118,12 @@ class ModuleState:
         module: fx.GraphModule,
         readers: Readers | None = None,
         *,
-        is_sealed: bool = False,
+        is_exported: bool = False,
     ) -> ModuleState:
         """The state of a graph; `readers` are those of the whole model."""
         staged: dict[str, torch.Tensor] = {}
         facts = GraphFacts(module, {}, staged)
-        return ModuleState(facts, readers or Readers(module, {}), staged, is_sealed)
+        return ModuleState(facts, readers or Readers(module, {}), staged, is_exported)
 
     def write(
         self, transaction: Transaction, node: fx.Node, value: torch.Tensor
@@ -150,7 +155,7 @@ class ModuleState:
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
     ) -> fx.Node:
-        if self.is_sealed:
+        if self.is_exported:
             raise Refused("a nested graph of an ExportedProgram takes no new constants")
         target = fresh_name(name, self._is_taken)
         transaction.record(lambda: self.staged.pop(target, None))
@@ -189,10 +194,15 @@ class ProgramState:
     """The first node that stands for no state: new constants go in front of it."""
     _writes: _Writes = attrs.field(factory=_Writes)
 
+    @property
+    def is_exported(self) -> bool:
+        return True
+
     @staticmethod
     def of(program: ExportedProgram) -> ProgramState:
         staged: dict[str, torch.Tensor] = {}
         lifted, names = lifted_tensors(program), _names(program)
+        _check_names(program)
         mutated = _mutated(program)
         facts = GraphFacts(program.graph_module, lifted, staged, mutated, names)
         readers = Readers(program.graph_module, lifted)
@@ -301,6 +311,17 @@ def _renamed(spec: OutputSpec, value: Any) -> OutputSpec:
         return spec
     arg = type(spec.arg)(name=value.name)
     return OutputSpec(spec.kind, arg, spec.target)
+
+
+def _check_names(program: ExportedProgram) -> None:
+    """Raises: GraphError, if the signature names other inputs than the graph has."""
+    specs = program.graph_signature.input_specs
+    placeholders = program.graph.find_nodes(op="placeholder")
+    for spec, node in zip(specs, placeholders, strict=False):
+        if spec.arg.name != node.name:
+            message = f"the program's signature has an input `{spec.arg.name}`"
+            hint = "`copy.deepcopy` of a program renames inputs called like builtins"
+            raise GraphError(f"{message}, its graph has `{node.name}`: {hint}")
 
 
 def _mutated(program: ExportedProgram) -> frozenset[str]:

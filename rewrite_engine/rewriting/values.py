@@ -7,6 +7,7 @@ it, so a new node gets one too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental import _config
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
 from rewrite_engine.errors import RewriteError
@@ -346,15 +348,39 @@ def _requires_grad(node: fx.Node, value: torch.Tensor) -> bool:
 
 @contextmanager
 def _sizes_unchanged(mode: FakeTensorMode) -> Iterator[None]:
-    """Fails if the code needs a new guard on a dynamic size, or a new such size."""
+    """Fails if the code needs a new guard on a dynamic size, or a new such size.
+
+    What operators ask about sizes only to be quick (`guard_or_false`) is answered as
+    if it was not known: the answer then holds for every size, and needs no guard.
+    """
     sizes = mode.shape_env
     if sizes is None:
         yield
         return
     pending = sizes.pending_fresh_unbacked_symbols
     known = len(pending)
-    with sizes.error_on_new_guards():
+    general = _config.patch(backed_size_oblivious=True)
+    with sizes.error_on_new_guards(), general, _unlogged():
         yield
     if len(pending) > known:
         del pending[known:]
         raise ValueError("the shape of its result depends on data")
+
+
+_LOGS: Final = tuple(
+    logging.getLogger(f"torch.{name}")
+    for name in ("_subclasses.fake_tensor", "fx.experimental.symbolic_shapes")
+)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without what torch logs when an operator raises: that is an answer here."""
+    before = [log.disabled for log in _LOGS]
+    for log in _LOGS:
+        log.disabled = True
+    try:
+        yield
+    finally:
+        for log, was in zip(_LOGS, before, strict=True):
+            log.disabled = was
