@@ -16,7 +16,8 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from rewrite_engine.rewriting.effects import PURE, Effect, effect_of, owned_module
+from rewrite_engine.rewriting.effect import PURE, Effect, owned_module
+from rewrite_engine.rewriting.effects import effect_of
 from rewrite_engine.tensor_types import UNKNOWN, attribute
 
 

@@ -18,26 +18,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 from torch._ops import OpOverload, OpOverloadPacket
 
-from rewrite_engine.module_forms import is_customized
+from rewrite_engine.rewriting.effect import PURE, Effect, clobber, gather
 from rewrite_engine.rewriting.known_effects import (
     ALIASING_METHODS,
-    CHANNEL_OBSERVERS,
-    DROPOUT_CARRIERS,
-    DROPOUTS,
-    EQUALIZATION_OBSERVERS,
-    FAKE_QUANTIZERS,
-    FORWARDING_MODULES,
-    FUSED_SEQUENCES,
     GATHERING_CALLABLES,
     IN_PLACE_OPERATORS,
-    MEMORYLESS_MODULES,
     METADATA_ATTRIBUTES,
-    NORMALIZATIONS,
     PURE_CALLABLES,
     PURE_METHODS,
-    SAMPLING_MODULES,
-    WATCHING_OBSERVERS,
 )
+from rewrite_engine.rewriting.module_effects import module_effect
 from rewrite_engine.rewriting.profiles import (
     INERT,
     OUT,
@@ -50,30 +40,7 @@ from rewrite_engine.rewriting.profiles import (
 from rewrite_engine.rewriting.subgraphs import Subgraph, runs_subgraphs, subgraphs_of
 from rewrite_engine.torch_ops import only_overload
 
-
-@attrs.frozen
-class Effect:
-    """What running a node does besides computing a new value.
-
-    `writes`: operands whose storage is written. `aliases`: operands whose storage the
-    result may share. `clobbers`: may write anything. `random`: draws from the random
-    number stream. `own_state`: writes tensors that the called module owns.
-    `effectful`: must not be dropped, duplicated or reordered.
-    """
-
-    writes: tuple[fx.Node, ...] = ()
-    aliases: tuple[fx.Node, ...] = ()
-    clobbers: bool = False
-    random: bool = False
-    own_state: bool = False
-    effectful: bool = False
-
-
-PURE: Final = Effect()
-"""The effect of a node that only computes a new value."""
-
 _Rule = Callable[[fx.Node], Effect]
-_ModuleRule = Callable[[fx.Node, Any], Effect]
 
 
 def effect_of(node: fx.Node, module: nn.Module | None = None) -> Effect:
@@ -85,36 +52,12 @@ def effect_of(node: fx.Node, module: nn.Module | None = None) -> Effect:
     if node.op == "call_method":
         return _method_rule(str(node.target))(node)
     if node.op == "call_module":
-        return _module_effect(node, module)
+        return module_effect(node, module)
     return PURE
-
-
-def is_fresh(node: fx.Node, module: nn.Module | None = None) -> bool:
-    """Whether the result is new storage, which no earlier value shares."""
-    computes = node.op in ("call_function", "call_method", "call_module")
-    return computes and not effect_of(node, module).aliases
-
-
-def owned_module(node: fx.Node, module: nn.Module | None) -> nn.Module | None:
-    """The module that a `call_module` node calls; None when there is none."""
-    if module is None or node.op != "call_module":
-        return None
-    try:
-        return module.get_submodule(str(node.target))
-    except AttributeError:
-        return None
 
 
 def _pure(node: fx.Node) -> Effect:
     return PURE
-
-
-def _clobber(node: fx.Node) -> Effect:
-    return Effect(aliases=tuple(node.all_input_nodes), clobbers=True, effectful=True)
-
-
-def _gather(node: fx.Node) -> Effect:
-    return Effect(aliases=tuple(node.all_input_nodes))
 
 
 def _profile_rule(profile: Profile) -> _Rule:
@@ -150,7 +93,7 @@ def _operands(arguments: Iterable[Any]) -> tuple[fx.Node, ...]:
 
 def _attribute(node: fx.Node) -> Effect:
     name = node.args[1] if len(node.args) > 1 else None
-    return PURE if name in METADATA_ATTRIBUTES else _gather(node)
+    return PURE if name in METADATA_ATTRIBUTES else gather(node)
 
 
 def _store(node: fx.Node) -> Effect:
@@ -194,9 +137,9 @@ def _learn(node: fx.Node) -> _Rule:
     elif isinstance(target, FunctionType) and id(target) in _TORCH_FUNCTIONS:
         profile = functional_profile(target, _TORCH_FUNCTIONS[id(target)])
     else:
-        return _clobber
+        return clobber
     if profile is None:
-        return _clobber
+        return clobber
     rule = _profile_rule(_with_impurity(profile, node))
     _RULES[id(target)] = (target, rule)
     return rule
@@ -213,10 +156,10 @@ def _running(node: fx.Node) -> Effect:
     """A higher-order operator does what its graphs do to its operands."""
     subgraphs = subgraphs_of(node)
     if subgraphs is None:
-        return _clobber(node)
+        return clobber(node)
     effects = [_subgraph_effect(subgraph) for subgraph in subgraphs]
     if any(effect.clobbers for effect in effects):
-        return _clobber(node)
+        return clobber(node)
     return Effect(
         writes=tuple(dict.fromkeys(n for effect in effects for n in effect.writes)),
         aliases=tuple(dict.fromkeys(n for effect in effects for n in effect.aliases)),
@@ -285,110 +228,11 @@ def _new_method_rule(name: str) -> _Rule:
     if name in PURE_METHODS:
         return _pure
     if name in ALIASING_METHODS:
-        return _gather
+        return gather
     # A name that tensors lack belongs to an object nothing is known about.
     profile = _bound_profile(name) if hasattr(torch.Tensor, name) else None
-    return _clobber if profile is None else _profile_rule(profile)
+    return clobber if profile is None else _profile_rule(profile)
 
-
-def _module_effect(node: fx.Node, module: nn.Module | None) -> Effect:
-    called = owned_module(node, module)
-    if called is None:
-        return _clobber(node)
-    if _is_input_guard(called):
-        return PURE
-    # Exact classes only: a subclass or a parametrized module runs other code.
-    rule = _MODULES.get(type(called)) or _quantization_rule(type(called))
-    if rule is None or is_customized(called):
-        return _clobber(node)
-    return rule(node, called)
-
-
-def _quantization_rule(kind: type) -> _ModuleRule | None:
-    """The rule of a class of torch.ao, which is not imported for it."""
-    if kind.__module__ == _OBSERVERS and kind.__name__ in WATCHING_OBSERVERS:
-        return _watching
-    if kind.__module__ == _FAKE_QUANTIZE and kind.__name__ in FAKE_QUANTIZERS:
-        return _watching
-    if kind.__module__ == _EQUALIZATION and kind.__name__ in EQUALIZATION_OBSERVERS:
-        return _watching
-    if kind.__module__ == _CHANNELS and kind.__name__ in CHANNEL_OBSERVERS:
-        return _watching
-    if kind.__module__ == _FUSED and kind.__name__ in FUSED_SEQUENCES:
-        return _sequential
-    return None
-
-
-_OBSERVERS: Final = "torch.ao.quantization.observer"
-_FAKE_QUANTIZE: Final = "torch.ao.quantization.fake_quantize"
-_EQUALIZATION: Final = "torch.ao.quantization.fx._equalize"
-_CHANNELS: Final = "rewrite_engine.equalize.observers"
-_FUSED: Final = "torch.ao.nn.intrinsic.modules.fused"
-
-
-def _is_input_guard(called: nn.Module) -> bool:
-    """Whether this is the check of input shapes that torch.export puts in front."""
-    kind = type(called)
-    return kind.__name__ == "GuardsFn" and kind.__module__.startswith("torch.export.")
-
-
-def _memoryless(node: fx.Node, called: nn.Module) -> Effect:
-    if getattr(called, "max_norm", None) is not None:
-        return Effect(own_state=True, effectful=True)
-    if not getattr(called, "inplace", False):
-        return PURE
-    inputs = tuple(node.all_input_nodes)
-    return Effect(writes=inputs, aliases=inputs, effectful=True)
-
-
-def _normalizing(node: fx.Node, called: Any) -> Effect:
-    updates = called.training or not called.track_running_stats
-    if called.running_mean is None or not updates:
-        return PURE
-    return Effect(own_state=True, effectful=True)
-
-
-def _dropping(node: fx.Node, called: Any) -> Effect:
-    inputs = tuple(node.all_input_nodes)
-    writes = inputs if called.inplace else ()
-    random = called.training
-    return Effect(writes, inputs, random=random, effectful=bool(writes) or random)
-
-
-def _carrying(node: fx.Node, called: Any) -> Effect:
-    random = called.training and called.dropout > 0
-    return Effect(aliases=tuple(node.all_input_nodes), random=random, effectful=random)
-
-
-def _watching(node: fx.Node, called: nn.Module) -> Effect:
-    """Returns its operand, and takes note of it."""
-    inputs = tuple(node.all_input_nodes)
-    return Effect(aliases=inputs, own_state=True, effectful=True)
-
-
-def _sequential(node: fx.Node, called: nn.Module) -> Effect:
-    """Layers that hand their own results on: nothing outside sees a write in them."""
-    parts = tuple(called.children())
-    known = all(type(part) in MEMORYLESS_MODULES for part in parts)
-    return _clobber(node) if not known or any(map(is_customized, parts)) else PURE
-
-
-def _forwarding(node: fx.Node, called: nn.Module) -> Effect:
-    return _gather(node)
-
-
-def _sampling(node: fx.Node, called: nn.Module) -> Effect:
-    return Effect(random=True, effectful=True)
-
-
-_MODULES: Final[dict[type, _ModuleRule]] = {
-    **dict.fromkeys(MEMORYLESS_MODULES, _memoryless),
-    **dict.fromkeys(NORMALIZATIONS, _normalizing),
-    **dict.fromkeys(DROPOUTS, _dropping),
-    **dict.fromkeys(DROPOUT_CARRIERS, _carrying),
-    **dict.fromkeys(FORWARDING_MODULES, _forwarding),
-    **dict.fromkeys(SAMPLING_MODULES, _sampling),
-}
 
 _METHODS: Final[dict[str, _Rule]] = {}
 
@@ -425,7 +269,7 @@ def _python_rules() -> dict[int, tuple[object, _Rule]]:
     effectful = _profile_rule(Profile(effectful=True))
     rules: dict[Any, _Rule] = {
         **dict.fromkeys(PURE_CALLABLES, _pure),
-        **dict.fromkeys(GATHERING_CALLABLES, _gather),
+        **dict.fromkeys(GATHERING_CALLABLES, gather),
         **dict.fromkeys(IN_PLACE_OPERATORS, updates),
         operator.add: _concatenating(_pure),
         operator.iadd: _concatenating(updates),

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from rewrite_engine.graph_facts import value_readers
 from rewrite_engine.rewriting.aliases import storage_keys
-from rewrite_engine.rewriting.effects import owned_module
+from rewrite_engine.rewriting.effect import owned_module
 from rewrite_engine.tensor_types import attribute
 
 

@@ -15,7 +15,7 @@ from torch import fx
 from rewrite_engine.graph_facts import reads_only_shape
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import AliasIndex
-from rewrite_engine.rewriting.effects import Effect
+from rewrite_engine.rewriting.effect import Effect
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, not an error
