@@ -1,7 +1,7 @@
 """Declarative pattern rewriting for torch.fx and torch.export graphs.
 
-Importing the package does not import torch; the first use of `engine`, `load` or
-`loads` does.
+Importing the package imports neither torch nor its own stages: the functions of
+`engine` import what they run.
 """
 
 from __future__ import annotations

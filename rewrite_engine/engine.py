@@ -1,31 +1,33 @@
-"""Table of contents: what can be done with rules, in the order in which it is done."""
+"""Table of contents: what can be done with rules, in the order in which it is done.
+
+Each function imports the stages that it runs: importing this module takes no time, and
+a program that only loads rules never imports what rewrites.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
-
 from rewrite_engine.collector import paused_gc
-from rewrite_engine.dsl import loader
-from rewrite_engine.dsl.catalog import Catalog, default_catalog
-from rewrite_engine.hooks import Hook, Hooks, hook_signatures
-from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import Judge
-from rewrite_engine.module_forms import ModuleClass, granted_signature
-from rewrite_engine.rewriting import run
-from rewrite_engine.rewriting.driver import Limits
-from rewrite_engine.rewriting.run import Model, Recompile, Result
-from rewrite_engine.rule_files import rule_file
-from rewrite_engine.ruleset import RuleSet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import fx
+
     from rewrite_engine.explaining.explanation import Explanation
     from rewrite_engine.extracting.pair import extract_pair
     from rewrite_engine.extracting.selection import extract
+    from rewrite_engine.hooks import Hook, Hooks
+    from rewrite_engine.loading import Modules
+    from rewrite_engine.matching.match import Match
+    from rewrite_engine.matching.matcher import Judge
+    from rewrite_engine.module_forms import ModuleClass
+    from rewrite_engine.rewriting.driver import Limits
+    from rewrite_engine.rewriting.run import Model, Recompile, Result
+    from rewrite_engine.ruleset import RuleSet
     from rewrite_engine.verification.report import Verification
     from rewrite_engine.verification.verify import verify
 
@@ -50,9 +52,17 @@ __all__ = [
     "verify",
 ]
 
-# What a program that only applies rules never needs is imported when it is asked for.
+# Where to find what else can be asked for under the name of this module.
 _HOMES = {
     "Explanation": "rewrite_engine.explaining.explanation",
+    "Hook": "rewrite_engine.hooks",
+    "Hooks": "rewrite_engine.hooks",
+    "Limits": "rewrite_engine.rewriting.driver",
+    "Match": "rewrite_engine.matching.match",
+    "Model": "rewrite_engine.rewriting.run",
+    "ModuleClass": "rewrite_engine.module_forms",
+    "Modules": "rewrite_engine.loading",
+    "Result": "rewrite_engine.rewriting.run",
     "Verification": "rewrite_engine.verification.report",
     "extract": "rewrite_engine.extracting.selection",
     "extract_pair": "rewrite_engine.extracting.pair",
@@ -64,10 +74,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'rewrite_engine.engine' has no attribute '{name}'")
-
-
-Modules = Mapping[str, ModuleClass]
-"""Module classes under the dotted names (`"acme.Linear"`) that rule files give them."""
 
 
 @paused_gc()
@@ -82,10 +88,9 @@ def load(
 
     Raises: RuleError with every finding; FileNotFoundError.
     """
-    path = rule_file(source)
-    return _checked(
-        RuleSet(path.stem, loader.load_file(path, _catalog(modules, hooks)))
-    )
+    from rewrite_engine import loading
+
+    return loading.from_file(source, modules, hooks)
 
 
 @paused_gc()
@@ -100,34 +105,9 @@ def loads(
 
     Raises: RuleError with every finding.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"expected the text of rules, got {type(text).__name__}")
-    return _checked(
-        RuleSet(name, loader.load_text(text, name, _catalog(modules, hooks)))
-    )
+    from rewrite_engine import loading
 
-
-def _catalog(modules: Modules | None, hooks: Hooks | None) -> Catalog:
-    known = default_catalog()
-    if not modules and not hooks:
-        return known
-    granted = {
-        path: [granted_signature(path, each, known)]
-        for path, each in (modules or {}).items()
-    }
-    return Catalog(granted | hook_signatures(hooks or {}))
-
-
-def _rule_set(rules: object) -> RuleSet:
-    if isinstance(rules, RuleSet):
-        return rules
-    got = type(rules).__name__
-    raise TypeError(f"expected a RuleSet, as `load` and `loads` give, got {got}")
-
-
-def _checked(rules: RuleSet) -> RuleSet:
-    rules.check()
-    return rules
+    return loading.from_text(text, name, modules, hooks)
 
 
 def apply(
@@ -151,11 +131,12 @@ def apply(
     Raises: RewriteError if the rules run past their `limits`. Whatever is raised, the
     model is as it was before.
     """
-    applied: Callable[..., Result] = RuleSet.apply
+    rules = _rule_set(rules)
+    applied: Callable[..., Result] = type(rules).apply
     if record:
         from rewrite_engine.reporting.recorded import recorded as applied
     return applied(
-        _rule_set(rules),
+        rules,
         model,
         recurse=recurse,
         guard=guard,
@@ -166,6 +147,8 @@ def apply(
 
 def find(model: Model, rules: RuleSet, *, recurse: bool = False) -> tuple[Match, ...]:
     """Every match that `apply` could rewrite in the graph as it is; changes nothing."""
+    from rewrite_engine.rewriting import run
+
     return run.find(_rule_set(rules).program, model, recurse=recurse)
 
 
@@ -185,8 +168,17 @@ def explain(
 
     Raises: KeyError, if there is no such rule; GraphError, if there is no such node.
     """
-    rules = _rule_set(rules)
-    asked = rules.rules if rule is None else (rules[rule],)
     from rewrite_engine.explaining import explain as explaining
 
+    rules = _rule_set(rules)
+    asked = rules.rules if rule is None else (rules[rule],)
     return explaining.explain(rules.program, asked, model, node, recurse=recurse)
+
+
+def _rule_set(rules: object) -> RuleSet:
+    from rewrite_engine.ruleset import RuleSet
+
+    if isinstance(rules, RuleSet):
+        return rules
+    got = type(rules).__name__
+    raise TypeError(f"expected a RuleSet, as `load` and `loads` give, got {got}")

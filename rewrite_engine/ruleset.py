@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from torch.export import ExportedProgram
 
 from rewrite_engine import torch_ops
 from rewrite_engine.collector import paused_gc
@@ -17,12 +16,16 @@ from rewrite_engine.dsl.checked import Phase, RuleFile, Test
 from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.result_types import check_result_types
 from rewrite_engine.lowering.rule import CompiledRule, compile_rule
-from rewrite_engine.matching.automaton import build_program
-from rewrite_engine.matching.matcher import Judge
-from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report
-from rewrite_engine.rewriting.driver import Limits
-from rewrite_engine.rewriting.run import Model, Recompile, Result, Watcher, run
+
+# What matches and rewrites is imported when a graph is there; loading needs none of it.
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from rewrite_engine.matching.matcher import Judge
+    from rewrite_engine.matching.program import Program
+    from rewrite_engine.rewriting.driver import Limits
+    from rewrite_engine.rewriting.run import Model, Recompile, Result, Watcher
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -39,7 +42,7 @@ class _Compiled:
     @cached_property
     @paused_gc()
     def program(self) -> Program:
-        return build_program(self.rules)
+        return _program(self.rules)
 
     @cached_property
     def programs(self) -> tuple[Program, ...]:
@@ -48,11 +51,15 @@ class _Compiled:
         if not self.phases:
             return (self.program,)
         return tuple(
-            build_program(
-                [named[name].running(once=phase.once) for name in phase.rules]
-            )
+            _program([named[name].running(once=phase.once) for name in phase.rules])
             for phase in self.phases
         )
+
+
+def _program(rules: Sequence[CompiledRule]) -> Program:
+    from rewrite_engine.matching.automaton import build_program
+
+    return build_program(rules)
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -170,6 +177,9 @@ class RuleSet:
         recompile: Recompile = "eager",
     ) -> Result:
         """See `engine.apply`; `watch` makes what sees the rewrites of each graph."""
+        from rewrite_engine.rewriting.driver import Limits
+        from rewrite_engine.rewriting.run import run
+
         return run(
             self._now.programs,
             model,

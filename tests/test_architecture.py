@@ -32,7 +32,7 @@ LAYERS = (
     ("rewriting",),
     ("explaining", "extracting"),
     ("ruleset",),
-    ("reporting", "bisecting", "rule_tests"),
+    ("loading", "reporting", "bisecting", "rule_tests"),
     ("verification",),
     ("engine",),
     ("equalize",),
