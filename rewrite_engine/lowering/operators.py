@@ -163,6 +163,15 @@ class Spelling:
         assert parameter is not None
         return parameter.name
 
+    def index(self, name: str) -> int | None:
+        """The position at which calls are given a canonical parameter.
+
+        None for what is given by keyword only, held by a module, or not there.
+        """
+        mine = self.names.get(name)
+        positional = self._given.positional
+        return next((i for i, p in enumerate(positional) if p.name == mine), None)
+
     def takes(self, keys: Iterable[int | str]) -> bool:
         """Whether it has a parameter for each of these operands."""
         parameters = (self.canonical.parameter(key) for key in keys)

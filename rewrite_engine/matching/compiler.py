@@ -25,11 +25,11 @@ from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.chains import Advance, ChainSlots, Enter, Repeat
 from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
 from rewrite_engine.matching.program import CaptureLayout, RuleProgram
+from rewrite_engine.matching.sketches import sketches
 from rewrite_engine.matching.structure import (
     calls_between,
     defaults,
     is_others,
-    operand_calls,
     operands,
     orders,
     shared_node,
@@ -95,12 +95,8 @@ class RuleCompiler:
             self.row,
             tuple(roots),
             tuple(self._check(guard) for guard in refusals),
-            tuple(call.target.calls() for call in operand_calls(self._anchor)),
+            sketches(roots_of(self.matcher)[0]),
         )
-
-    @property
-    def _anchor(self) -> fx.Node:
-        return roots_of(self.matcher)[0]
 
     # --- registers ---
 

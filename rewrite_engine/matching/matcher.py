@@ -9,7 +9,8 @@ import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.lowering.operators import Spelling, look_up
+from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.matching.candidates import hits
 from rewrite_engine.matching.instructions import (
     STEPS,
     UNBOUND,
@@ -35,19 +36,13 @@ class Outcome:
 NOTHING = Outcome()
 
 
-def candidates(program: Program, graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that may anchor a rule, in graph order, from fx's node index."""
-    found: dict[fx.Node, None] = {}
-    for op, target in program.targets:
-        found.update(dict.fromkeys(graph.find_nodes(op=op, target=target, sort=False)))
-    return sorted(found)
-
-
-def rules_at(
-    program: Program, node: fx.Node, facts: GraphFacts
-) -> tuple[RuleProgram, ...]:
-    """The rules that a node may anchor, larger benefit first."""
-    return look_up(program.anchors, node, facts) or ()
+def candidates(
+    program: Program, facts: GraphFacts
+) -> Iterator[tuple[fx.Node, list[RuleProgram]]]:
+    """The nodes where rules may match, in graph order, with these rules."""
+    found = hits(program.nets, facts)
+    for node in sorted(found):
+        yield node, program.rules_of(found[node])
 
 
 def match_at(
@@ -58,8 +53,6 @@ def match_at(
     Other ways to match are tried when one is refused; the first refusal is reported if
     none is left.
     """
-    if not program.may_match(anchor, facts):
-        return NOTHING
     search = _Search(program, facts, judge)
     machine = Machine(facts, search.accept, STEPS)
     try:

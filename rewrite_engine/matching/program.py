@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import attrs
 from torch import fx
 
-from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.lowering.operators import CallKey, look_up
+from rewrite_engine.lowering.operators import CallKey
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.instructions import UNBOUND, Registers
+from rewrite_engine.matching.net import Net
+from rewrite_engine.matching.sketches import Sketch
 
 
 @attrs.frozen(eq=False)
@@ -32,13 +33,8 @@ class RuleProgram:
     roots: tuple[int, ...]
     refusals: tuple[code.Check, ...]
     """Guards with a reason: a match that fails one is refused."""
-    needs: tuple[Mapping[CallKey, object], ...] = ()
-    """Calls one of which an anchor must read, for each operand that is a call."""
-
-    def may_match(self, anchor: fx.Node, facts: GraphFacts) -> bool:
-        """Whether the anchor reads such calls as the pattern asks for."""
-        inputs = anchor.all_input_nodes if self.needs else ()
-        return all(any(look_up(n, i, facts) for i in inputs) for n in self.needs)
+    sketches: Mapping[CallKey, tuple[Sketch, ...]]
+    """What it looks like where it matches, by the calls that can anchor it."""
 
     def registers(self, anchor: fx.Node) -> Registers:
         registers: Registers = [UNBOUND] * self.size
@@ -60,11 +56,16 @@ class CaptureLayout:
 
 @attrs.frozen(eq=False)
 class Program:
-    """All rules of a set, by the calls that can anchor them."""
+    """All rules of a set, larger benefit first, and what tells them apart."""
 
     rules: tuple[RuleProgram, ...]
-    anchors: Mapping[CallKey, tuple[RuleProgram, ...]]
-    targets: tuple[tuple[str, Any], ...]
-    """Every anchoring (op, target), for fx's node index."""
+    nets: Mapping[CallKey, Net]
+    """By the calls that can anchor rules."""
+    depths: Mapping[Hashable, int]
+    """How far above a call, as `called` names it, the anchors stand that look at it."""
     memory: dict[Any, Any] = attrs.field(factory=dict, init=False, repr=False)
     """What rewriting learned about the rules on one graph, for others like it."""
+
+    def rules_of(self, numbers: tuple[int, ...]) -> list[RuleProgram]:
+        """The rules of a node's hits, in their order."""
+        return [self.rules[number] for number in sorted(set(numbers))]

@@ -33,13 +33,6 @@ def anchor_calls(pattern: fx.Node) -> Iterator[fx.Node]:
         yield from anchor_calls(call.args[0])
 
 
-def operand_calls(pattern: fx.Node) -> Iterator[fx.Node]:
-    """The calls that a call reads in every match, lists of operands included."""
-    for node in _mandatory(pattern):
-        if isinstance(node.target, OperatorPattern):
-            yield node
-
-
 def is_others(item: Any) -> bool:
     return isinstance(item, fx.Node) and item.meta.get("role") == "others"
 

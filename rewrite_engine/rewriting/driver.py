@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Container, Iterator
+from collections import Counter
+from collections.abc import Container, Iterable
+from functools import cached_property
 from typing import Protocol
 
 import attrs
@@ -13,14 +14,9 @@ from torch import fx
 
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import (
-    Judge,
-    Outcome,
-    candidates,
-    match_at,
-    rules_at,
-)
+from rewrite_engine.matching.matcher import Judge, Outcome, match_at
 from rewrite_engine.matching.program import Program, RuleProgram
+from rewrite_engine.matching.worklist import Worklist
 from rewrite_engine.report import RefusalReport, Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import may_name_nodes, retarget
@@ -113,11 +109,12 @@ class Driver:
         self._recipes = Recipes(self.transaction, state, self._types, program.memory)
         self._aliases: AliasIndex | None = None
         self._moves = Moves()
-        self._is_annotated = any(map(may_name_nodes, self.graph.nodes))
         self._tallies = {id(rule): _Tally() for rule in program.rules}
         self._order: list[str] = []
-        self._entry = set(candidates(program, self.graph))
+        self._created: set[fx.Node] = set()
         self._fired: set[tuple[int, fx.Node]] = set()
+        self._moved: dict[fx.Node, list[fx.Node]] = {}
+        """Who reads a value since the last rewrite."""
         self._size = len(self.graph.nodes)
 
     # --- sweeps ---
@@ -141,36 +138,32 @@ class Driver:
         return all(rule.rule.once for rule in self._program.rules)
 
     def _sweep(self, *, first: bool) -> None:
-        queue = deque(candidates(self._program, self.graph))
-        while queue:
-            node = queue.popleft()
-            for created in self._visit(node, first=first):
-                queue.appendleft(created)
+        worklist = Worklist(self._program, self._state.facts)
+        for node, rules in worklist:
+            built = self._visit(node, rules, first=first)
+            if built is not None:
+                self._created.update(built.created)
+                worklist.changed(built.created, self._moved)
 
-    def _visit(self, node: fx.Node, *, first: bool) -> Iterator[fx.Node]:
-        """Try the rules at a node; the nodes that are worth a look after a rewrite."""
-        for rule in rules_at(self._program, node, self._state.facts):
-            if node in self.transaction.detached:
-                return
+    def _visit(
+        self, node: fx.Node, rules: Iterable[RuleProgram], *, first: bool
+    ) -> Built | None:
+        """Try rules at a node, until one of them rewrites it."""
+        if node in self.transaction.detached:
+            return None
+        for rule in rules:
             if rule.rule.once and not self._is_new_site(rule, node, first=first):
                 continue
             built = self._try(rule, node)
             if built is not None:
                 self._fired.add((id(rule), node))
-                yield from reversed(self._neighbourhood(built))
-                return
+                return built
+        return None
 
     def _is_new_site(self, rule: RuleProgram, node: fx.Node, *, first: bool) -> bool:
         """Whether a `once` rule may still be applied: a node of the graph as given."""
-        return first and node in self._entry and (id(rule), node) not in self._fired
-
-    def _neighbourhood(self, built: Built) -> list[fx.Node]:
-        near = dict.fromkeys(built.created)
-        for node in built.replaced.values():
-            near.update(node.users)
-        return sorted(
-            node for node in near if rules_at(self._program, node, self._state.facts)
-        )
+        is_given = first and node not in self._created
+        return is_given and (id(rule), node) not in self._fired
 
     # --- one place ---
 
@@ -252,7 +245,9 @@ class Driver:
         return built
 
     def _replace(self, match: Match, built: Built) -> None:
+        self._moved = {}
         for old, new in built.replaced.items():
+            self._moved.setdefault(new, []).extend(old.users)
             self.transaction.replace_uses(old, new)
             self.aliases.unite(old, new)
         self._remove(match, staying(match, built))
@@ -303,6 +298,10 @@ class Driver:
             kept = call not in self.transaction.detached
             if kept and self.aliases.effect(call).effectful:
                 raise Refused(f"the effect of '{call}' would happen twice")
+
+    @cached_property
+    def _is_annotated(self) -> bool:
+        return any(map(may_name_nodes, self.graph.nodes))
 
     @property
     def aliases(self) -> AliasIndex:

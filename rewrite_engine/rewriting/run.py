@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from rewrite_engine.collector import paused_gc
 from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import Judge, candidates, match_at, rules_at
+from rewrite_engine.matching.matcher import Judge, candidates, match_at
 from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
@@ -150,8 +150,8 @@ def _matches(program: Program, state: State) -> Iterator[Match]:
             return str(refusal)
         return None
 
-    for node in candidates(program, facts.module.graph):
-        for rule in rules_at(program, node, facts):
+    for node, rules in candidates(program, facts):
+        for rule in rules:
             outcome = match_at(rule, node, facts, judge)
             if outcome.match is not None:
                 yield outcome.match

@@ -12,7 +12,7 @@ from torch import fx, nn
 from rewrite_engine import engine, loads
 from rewrite_engine.errors import RuleError
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.matching.matcher import candidates, match_at, rules_at
+from rewrite_engine.matching.matcher import candidates, match_at
 from rewrite_engine.matching.reference import reference_matches
 from rewrite_engine.ruleset import RuleSet
 
@@ -37,14 +37,16 @@ def bindings(rules: RuleSet, gm: fx.GraphModule) -> tuple[list[Any], list[Any]]:
     names = {
         n.target for n in rules.rules[0].matcher_graph.find_nodes(op="placeholder")
     }
-    for node in candidates(rules.program, gm.graph):
-        for program in rules_at(rules.program, node, facts):
+    for node, programs in candidates(rules.program, facts):
+        for program in programs:
             match = match_at(program, node, facts, lambda match: None).match
-            rule = program.rule
+            fast += [] if match is None else [match.bindings]
+    for node in gm.graph.nodes:
+        for rule in rules:
             first = next(reference_matches(rule, node, facts), None)
-            fast.append(match and {n: match.bindings[n] for n in sorted(names)})
-            slow.append(first and {n: first[n] for n in sorted(names)})
-    return fast, slow
+            slow += [] if first is None else [first]
+    named = [[{n: b[n] for n in sorted(names)} for b in side] for side in (fast, slow)]
+    return named[0], named[1]
 
 
 PATTERNS = (

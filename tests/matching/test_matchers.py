@@ -12,7 +12,7 @@ from torch import fx
 
 from rewrite_engine import loads
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.matching.matcher import candidates, match_at, rules_at
+from rewrite_engine.matching.matcher import candidates, match_at
 from rewrite_engine.matching.reference import reference_matches
 from rewrite_engine.ruleset import RuleSet
 
@@ -31,8 +31,8 @@ def graph_of(body: Body, inputs: int = 3) -> fx.GraphModule:
 def fast(rules: RuleSet, gm: fx.GraphModule) -> list[tuple[str, str, dict[str, Any]]]:
     facts = GraphFacts(gm)
     found = []
-    for node in candidates(rules.program, gm.graph):
-        for program in rules_at(rules.program, node, facts):
+    for node, programs in candidates(rules.program, facts):
+        for program in programs:
             outcome = match_at(program, node, facts, lambda match: None)
             if outcome.match is not None:
                 bindings = _plain(outcome.match.bindings)

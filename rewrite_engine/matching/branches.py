@@ -1,0 +1,50 @@
+"""Sketches of many rules as one tree: a beginning that they share is there once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from rewrite_engine.matching.sketches import Position, Sketch, Test
+
+
+@attrs.define(eq=False)
+class Branch:
+    """Where the tests on the way here hold: the rules that ask no more, and what the
+    others ask next, by position and kind of test.
+
+    All tests that hold lead on: rules that look at other positions are found, too.
+    """
+
+    rules: list[int] = attrs.field(factory=list)
+    tests: dict[tuple[Position, type[Test]], dict[Test, Branch]] = attrs.field(
+        factory=dict
+    )
+
+    def insert(self, sketch: Sketch, rule: int) -> None:
+        """Lead to a rule where all tests of a sketch hold."""
+        branch = self
+        for test in sketch:
+            tests = branch.tests.setdefault((test.position, type(test)), {})
+            branch = tests.setdefault(test, Branch())
+        if rule not in branch.rules:
+            branch.rules.append(rule)
+
+    def rules_below(self) -> tuple[int, ...]:
+        """Every rule that some way from here leads to."""
+        found, todo = set[int](), [self]
+        while todo:
+            branch = todo.pop()
+            found.update(branch.rules)
+            todo.extend(b for tests in branch.tests.values() for b in tests.values())
+        return tuple(sorted(found))
+
+
+def tree_of(rules: Mapping[int, Iterable[Sketch]]) -> Branch:
+    """The tree of the sketches of rules, which are numbers here."""
+    root = Branch()
+    for rule, sketches in rules.items():
+        for sketch in sketches:
+            root.insert(sketch, rule)
+    return root

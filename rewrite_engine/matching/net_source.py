@@ -1,0 +1,243 @@
+"""A tree of tests as generated Python functions.
+
+They add to `hits` the nodes where rules may match, with the numbers of these rules.
+Values are called by their position: `v_0_1` is the second argument of the first
+argument of the node `n`. Every name in the source is made here and every constant is
+passed beside it: nothing that a rule file says is ever part of the code, and branches
+of one shape share theirs, so that a thousand rules need little of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import lru_cache
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+import attrs
+from torch import fx
+
+from rewrite_engine.lowering.operators import CallKey
+from rewrite_engine.matching.branches import Branch
+from rewrite_engine.matching.sketches import (
+    PLAIN,
+    UNKNOWN,
+    IsCall,
+    IsLiteral,
+    Position,
+    Test,
+    literal_key,
+)
+
+Hits = dict[fx.Node, tuple[int, ...]]
+"""Nodes where rules may match, with the numbers of these rules."""
+
+# Where it is known, the attribute behind the property `args` of a node.
+_ARGUMENTS: Final = "_args" if hasattr(fx.Node, "_args") else "args"
+_MODULE: Final = object()
+
+
+def called(node: fx.Node) -> Hashable:
+    """What calls of one function or method have in common; modules are all alike."""
+    if node.op == "call_module":
+        return _MODULE
+    return node.target if isinstance(node.target, str) else id(node.target)
+
+
+def keys_of(test: Test) -> frozenset[Hashable]:
+    """What a test looks for: what `called` or `literal_key` may give."""
+    if isinstance(test, IsLiteral):
+        return frozenset([test.key])
+    return frozenset(map(_called_key, test.keys))
+
+
+def _called_key(call: CallKey) -> Hashable:
+    op, target = call
+    return target if op in ("call_function", "call_method") else _MODULE
+
+
+_HELPERS: Final[Mapping[str, Any]] = {
+    "Node": fx.Node,
+    "PLAIN": PLAIN,
+    "UNKNOWN": UNKNOWN,
+    "called": called,
+    "literal_key": literal_key,
+}
+
+
+@attrs.frozen(eq=False)
+class NetFunction:
+    """The source of a function and the constants that it reads.
+
+    These are sets of keys that lead on (`K…`), the rules for each key (`R…`), the
+    functions that go on for each key (`F…`), and rules (`A…`).
+    """
+
+    text: str
+    keys: Mapping[str, frozenset[Hashable]]
+    rules: Mapping[str, tuple[int, ...]]
+    rules_by_key: Mapping[str, Mapping[Hashable, tuple[int, ...]]]
+    functions: Mapping[str, Mapping[Hashable, tuple[NetFunction, ...]]]
+
+    def compiled(self) -> Callable[..., None]:
+        """The function, and with it those that it calls."""
+        tables = {name: _compiled(table) for name, table in self.functions.items()}
+        own = {**self.keys, **self.rules, **self.rules_by_key, **tables}
+        return FunctionType(_code(self.text), {**_HELPERS, **own})
+
+
+def _compiled(
+    table: Mapping[Hashable, tuple[NetFunction, ...]],
+) -> dict[Hashable, Callable[..., None]]:
+    made = {f: f.compiled() for functions in table.values() for f in functions}
+    return {key: _all_of([made[f] for f in table[key]]) for key in table}
+
+
+def _all_of(functions: list[Callable[..., None]]) -> Callable[..., None]:
+    if len(functions) == 1:
+        return functions[0]
+
+    def every(*values: object) -> None:
+        for function in functions:
+            function(*values)
+
+    return every
+
+
+@lru_cache(maxsize=1024)
+def _code(text: str) -> CodeType:
+    module = compile(text, "<matching program>", "exec")
+    return next(each for each in module.co_consts if isinstance(each, CodeType))
+
+
+def net_function(root: Branch) -> NetFunction:
+    """`select(nodes, hits)`, the function of a whole tree."""
+    emitter = _Emitter()
+    emitter.line("def select(nodes, hits):")
+    emitter.indent = 1
+    emitter.line("for n in nodes:")
+    emitter.indent = 2
+    emitter.branch(root, ())
+    return emitter.finished()
+
+
+def _branch_function(branch: Branch, known: tuple[Position, ...]) -> NetFunction:
+    """The function of a branch, given the values that are known there."""
+    emitter = _Emitter()
+    emitter.line(f"def branch({_arguments(known)}):")
+    emitter.indent = 1
+    emitter.branch(branch, known)
+    return emitter.finished()
+
+
+@attrs.define(eq=False)
+class _Emitter:
+    """Emits one function. `known` are the positions whose values it has at hand."""
+
+    indent: int = 0
+    lines: list[str] = attrs.field(factory=list)
+    keys: dict[str, frozenset[Hashable]] = attrs.field(factory=dict)
+    rules: dict[str, tuple[int, ...]] = attrs.field(factory=dict)
+    by_key: dict[str, dict[Hashable, tuple[int, ...]]] = attrs.field(factory=dict)
+    functions: dict[str, dict[Hashable, tuple[NetFunction, ...]]] = attrs.field(
+        factory=dict
+    )
+
+    def finished(self) -> NetFunction:
+        text = "\n".join(self.lines) + "\n"
+        return NetFunction(text, self.keys, self.rules, self.by_key, self.functions)
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.indent + text)
+
+    def branch(self, branch: Branch, known: tuple[Position, ...]) -> None:
+        if branch.rules:
+            self._hit(branch.rules)
+        indent = self.indent
+        for (position, kind), tests in branch.tests.items():
+            if position not in known:
+                self._load(position, tests)
+            self._find_key(_value(position), kind, tests)
+            self._go_on(tests, (*dict.fromkeys((*known, position)),))
+            self.indent = indent
+
+    def _hit(self, rules: Iterable[int]) -> None:
+        name = f"A{len(self.rules)}"
+        self.rules[name] = tuple(sorted(rules))
+        self.line(f"hits[n] = hits.get(n, ()) + {name}")
+
+    def _hit_all(self, tests: Mapping[Test, Branch]) -> None:
+        self.indent += 1
+        self._hit({rule for b in tests.values() for rule in b.rules_below()})
+        self.indent -= 1
+
+    def _load(self, position: Position, tests: Mapping[Test, Branch]) -> None:
+        """Read an argument. One that is not there may be a default or a keyword."""
+        owner, index = _value(position[:-1]), position[-1]
+        self.line("try:")
+        self.line(f"    {_value(position)} = {owner}.{_ARGUMENTS}[{index}]")
+        self.line("except IndexError:")
+        self._hit_all(tests)
+        self.line("else:")
+        self.indent += 1
+
+    def _find_key(
+        self, value: str, kind: type[Test], tests: Mapping[Test, Branch]
+    ) -> None:
+        if kind is IsCall:
+            functions = all(isinstance(k, int) for test in tests for k in keys_of(test))
+            target = f"id({value}.target)" if functions else f"called({value})"
+            self.line(f"key = {target} if {value}.__class__ is Node else None")
+            return
+        plain = f"{value} if {value}.__class__ in PLAIN else literal_key({value})"
+        self.line(f"key = {plain}")
+        self.line("if key is UNKNOWN:")
+        self._hit_all(tests)
+
+    def _go_on(self, tests: Mapping[Test, Branch], known: tuple[Position, ...]) -> None:
+        """Where the key is: in place if there is one way, else by a table."""
+        if len(tests) == 1:
+            ((test, branch),) = tests.items()
+            name = f"K{len(self.keys)}"
+            self.keys[name] = keys_of(test)
+            self.line(f"if key in {name}:")
+            self.indent += 1
+            self.branch(branch, known)
+            return
+        leaves = {test: b for test, b in tests.items() if not b.tests}
+        if leaves:
+            self._find_rules(leaves)
+        if len(leaves) < len(tests):
+            inner = {test: b for test, b in tests.items() if test not in leaves}
+            self._find_function(inner, known)
+
+    def _find_rules(self, leaves: Mapping[Test, Branch]) -> None:
+        name = f"R{len(self.by_key)}"
+        rules = self.by_key[name] = {}
+        for test, branch in leaves.items():
+            for key in keys_of(test):
+                rules[key] = (*rules.get(key, ()), *branch.rules)
+        self.line(f"if key in {name}:")
+        self.line(f"    hits[n] = hits.get(n, ()) + {name}[key]")
+
+    def _find_function(
+        self, tests: Mapping[Test, Branch], known: tuple[Position, ...]
+    ) -> None:
+        name = f"F{len(self.functions)}"
+        ways = self.functions[name] = {}
+        for test, branch in tests.items():
+            function = _branch_function(branch, known)
+            for key in keys_of(test):
+                ways[key] = (*ways.get(key, ()), function)
+        self.line(f"go_on = {name}.get(key)")
+        self.line("if go_on is not None:")
+        self.line(f"    go_on({_arguments(known)})")
+
+
+def _arguments(known: tuple[Position, ...]) -> str:
+    return ", ".join(["n", "hits", *map(_value, known)])
+
+
+def _value(position: Position) -> str:
+    """What the value at a position is called."""
+    return "_".join(map(str, ("v", *position))) if position else "n"
