@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rewrite_engine import engine, loads
+from rewrite_engine.dsl import loader
+from rewrite_engine.rule_tests import run_tests
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "grammar/README.md", ROOT / "rules/README.md"]
 
@@ -46,3 +50,22 @@ def test_links_lead_somewhere(path: Path) -> None:
         if "://" not in link and not (path.parent / link).exists()
     ]
     assert not missing
+
+
+WORKED = blocks(ROOT / "rules/README.md", "rules")
+
+
+def test_there_are_ten_worked_examples() -> None:
+    assert len(WORKED) == 10
+
+
+@pytest.mark.parametrize("number", range(len(WORKED)))
+def test_a_worked_example_is_right(number: int) -> None:
+    name = f"example {number + 1}"
+    assert loader.check_text(WORKED[number], name) == ()
+    rules = loads(WORKED[number], name)
+    outcomes = run_tests(rules)
+    assert outcomes and all(outcome.passed for outcome in outcomes), outcomes
+    if number < len(WORKED) - 1:  # the last one is said to differ in gradients
+        found = engine.verify(rules, trials=6)
+        assert found.passed and not found.diagnostics, str(found)
