@@ -14,6 +14,7 @@ import attrs
 
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.analysis import analyse
 from rewrite_engine.dsl.catalog import Catalog, default_catalog
 from rewrite_engine.dsl.checked import RuleFile
 from rewrite_engine.dsl.definitions import check_definition
@@ -75,14 +76,14 @@ def check_file(
         source = _read(Path(path))
     except RuleError as error:
         return error.diagnostics
-    return _load(source, Path(path), catalog)[1]
+    return _with_analysis(*_load(source, Path(path), catalog))
 
 
 def check_text(
     text: str, name: str = "<text>", catalog: Catalog | None = None
 ) -> tuple[Diagnostic, ...]:
     """Every finding about a text and the files it uses, warnings included."""
-    return _load(Source(name, text), None, catalog)[1]
+    return _with_analysis(*_load(Source(name, text), None, catalog))
 
 
 @attrs.frozen(eq=False)
@@ -144,6 +145,13 @@ def _raise_or_return(file: RuleFile, found: tuple[Diagnostic, ...]) -> RuleFile:
     if errors:
         raise RuleError(errors)
     return file
+
+
+def _with_analysis(
+    file: RuleFile, found: tuple[Diagnostic, ...]
+) -> tuple[Diagnostic, ...]:
+    is_right = not any(diagnostic.is_error for diagnostic in found)
+    return (*found, *analyse(file)) if is_right else found
 
 
 def _load(

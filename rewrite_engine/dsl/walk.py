@@ -61,7 +61,7 @@ def terms_in(term: Term) -> Iterator[Term]:
     while pending:
         current = pending.pop()
         yield current
-        pending.extend(reversed(_children(current)))
+        pending.extend(reversed(children(current)))
 
 
 def references(term: Term) -> frozenset[str]:
@@ -105,7 +105,8 @@ def _compared_fields(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in attrs.fields(kind) if field.eq)
 
 
-def _children(term: Term) -> tuple[Term, ...]:
+def children(term: Term) -> tuple[Term, ...]:
+    """The terms directly below one."""
     match term:
         case Items(items):
             return items
