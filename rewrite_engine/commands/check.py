@@ -9,6 +9,7 @@ from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
 from rewrite_engine.commands.outcome import DONE, FINDINGS
 from rewrite_engine.dsl import loader
+from rewrite_engine.dsl.catalog import checking_catalog
 
 if TYPE_CHECKING:
     from rewrite_engine.commands import Subparsers
@@ -25,7 +26,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Check files; FINDINGS if any holds an error."""
     paths = [rule_path(name) for name in arguments.files]
     # A file that several of them use is reported once.
-    found = list(dict.fromkeys(d for path in paths for d in loader.check_file(path)))
+    found = list(
+        dict.fromkeys(
+            finding
+            for path in paths
+            for finding in loader.check_file(path, checking_catalog())
+        )
+    )
     out = console.output()
     for diagnostic in found:
         out.print(console.diagnostic_text(diagnostic), end="\n\n")

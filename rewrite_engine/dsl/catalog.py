@@ -11,7 +11,7 @@ import ast
 import difflib
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -53,6 +53,9 @@ _FIXED_LENGTH: Final = re.compile(r"\[(\d+)\]$")
 _NUMBER_WORDS: Final = {"inf": float("inf"), "-inf": -float("inf")}
 
 
+_ASSUMED_OPERANDS: Final = 16
+
+
 class Catalog:
     """Operators by the name they have in rule files.
 
@@ -84,6 +87,31 @@ class Catalog:
             return ()
         granted = difflib.get_close_matches(path, self._extra, limit)
         return tuple(dict.fromkeys((*granted, *_suggest(path))))[:limit]
+
+
+class AssumingCatalog(Catalog):
+    """A catalog for checking files before anybody runs them: the hooks that a file asks
+    for are taken to be granted, with whatever operands it gives them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._assumed: dict[str, tuple[Signature, ...]] = {}
+
+    def assume(self, path: str, keywords: Iterable[str]) -> None:
+        """Take a hook to be granted; `keywords` may be given by name."""
+        names = [*(f"operand {i}" for i in range(_ASSUMED_OPERANDS)), *keywords]
+        parameters = tuple(Parameter(name, default=None) for name in names)
+        self._assumed[path] = (Signature(path, "hook", parameters),)
+
+    def lookup(self, path: str) -> tuple[Signature, ...]:
+        return self._assumed.get(path) or super().lookup(path)
+
+
+@functools.cache
+def checking_catalog() -> AssumingCatalog:
+    """The operators of torch, and hooks that are granted later."""
+    return AssumingCatalog()
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from pygls import uris
 
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import loader, nodes
+from rewrite_engine.dsl.catalog import checking_catalog
 from rewrite_engine.dsl.loader import Examination
 from rewrite_engine.dsl.parser import Part
 from rewrite_engine.dsl.scopes import Scope
@@ -223,7 +224,13 @@ class Documents:
         path = _path(uri)
         source = Source(uri if path is None else str(path), text)
         known = {k: part for parts in self._parts.values() for k, part in parts.items()}
-        examination = loader.examine(source, path, texts=self.texts(), known=known)
+        examination = loader.examine(
+            source,
+            path,
+            texts=self.texts(),
+            known=known,
+            catalog=checking_catalog(),
+        )
         positions = Positions(text, self.encoding)
         return Document(uri, path, source, positions, examination, version)
 

@@ -10,7 +10,9 @@ import torch
 from torch import fx, nn
 
 from rewrite_engine import engine, loads
+from rewrite_engine.cli import main
 from rewrite_engine.errors import RuleError
+from rewrite_engine.language_server.documents import Documents
 
 USE = "use acme.hooks (f)\n"
 
@@ -95,3 +97,16 @@ def test_a_rule_set_with_hooks_is_pickled() -> None:
     again = pickle.loads(pickle.dumps(rules))
     gm = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 3)))
     assert engine.apply(gm, again).modified
+
+
+def test_checking_takes_hooks_to_be_granted(tmp_path, capsys) -> None:
+    path = tmp_path / "hooked.rules"
+    path.write_text(RULE.replace("f(w, $k)", "f(w, factor=2.0)") + "\n")
+    assert main(["check", str(path)]) == 0, capsys.readouterr().out
+    documents = Documents()
+    documents.put(path.as_uri(), path.read_text(), 1)
+    assert documents.get(path.as_uri()).examination.findings == ()
+    path.write_text(path.read_text().replace("f(w", "g(w"))
+    assert main(["check", str(path)]) == 1
+    with pytest.raises(RuleError, match="E212"):
+        engine.load(path)
