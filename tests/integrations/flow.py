@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import fx, nn
 from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import PlaceholderObserver
 
 from tests.integrations.quantizers import convolutions
 
@@ -48,7 +49,8 @@ def in_eval(gm: GraphModule) -> GraphModule:
     gm = copy.deepcopy(gm)
     for norm in batch_norms(gm):
         norm.update_arg(5, False)
-    for name, module in list(gm.named_children()):
+    # A quantizer that is shared is there under several names.
+    for name, module in list(gm._modules.items()):
         if hasattr(module, "observer_enabled"):
             setattr(gm, name, FixedScale(module))
     gm.recompile()
@@ -73,6 +75,8 @@ def fake_quantize(value: torch.Tensor, quantizer: nn.Module | None) -> torch.Ten
     """`value` rounded to what the scale and the limits of a fake quantizer allow."""
     if quantizer is None:
         return value
+    if isinstance(quantizer, PlaceholderObserver):
+        return value.to(quantizer.dtype).to(value.dtype)
     scale, zero_point = quantizer.calculate_qparams()
     axis = _axis(quantizer) if scale.numel() > 1 else 0
     shape = [-1 if i == axis else 1 for i in range(value.dim())]

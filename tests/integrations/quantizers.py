@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import MappingType, PerAxis, PerTensor
+from torchao.quantization.pt2e import (
+    MappingType,
+    PerAxis,
+    PerTensor,
+    PlaceholderObserver,
+)
 from torchao.quantization.pt2e._affine_quantization import (
     AffineQuantizedMovingAverageMinMaxObserver,
 )
@@ -91,6 +96,12 @@ def affine(granularity: Any, mapping: MappingType) -> QuantizationSpec:
             eps=2**-12,
         ),
     )
+
+
+CAST = QuantizationSpec(
+    dtype=torch.float16, observer_or_fake_quant_ctr=PlaceholderObserver
+)
+"""Rounded to fp16 and back when converted, and not before."""
 
 
 def derived_bias(conv: Node, *, axis: int | None = None) -> DerivedQuantizationSpec:
@@ -203,6 +214,7 @@ QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
     "affine_per_tensor": lambda: OperandQuantizer(
         _operands(affine(PerTensor(), MappingType.SYMMETRIC)), ACTIVATION
     ),
+    "cast": lambda: OperandQuantizer(_operands(CAST, x=None, bias=lambda conv: CAST)),
     "weight_only": lambda: OperandQuantizer(_operands(per_channel(), x=None)),
     "activation_only": lambda: OperandQuantizer(_operands(None), ACTIVATION),
 }

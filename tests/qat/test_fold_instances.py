@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import fx
 
-from rewrite_engine import load, loads
-from rewrite_engine.assets import rules_directory
+from rewrite_engine import load
 from rewrite_engine.lowering.instances import Instance
-from rewrite_engine.ruleset import RuleSet
 
 pytest.importorskip("torchao.quantization.quant_primitives")
 
+aten = torch.ops.aten
 INPUTS, OUTPUTS, EPS = 4, 6, 1e-3
 LIMITS = {"quant_min": -(2**31), "quant_max": 2**31 - 1}
 
@@ -38,7 +38,7 @@ def _tensors(instance: Instance, dtype: torch.dtype) -> dict[str, Any]:
     torch.manual_seed(0)
     channels = {n: torch.randn(OUTPUTS, dtype=dtype) for n in ("b", "beta", "mean")}
     gamma = torch.rand(OUTPUTS, dtype=dtype) + 0.5
-    if "ne_scalar" in instance.matcher.code:
+    if instance.matcher.graph.find_nodes(op="call_function", target=aten.ne.Scalar):
         gamma[0] = 0.0
     axis = 1 if "transpose" in name else 0
     return channels | {
@@ -63,7 +63,7 @@ def _groups(instance: Instance) -> int:
     return 1 if name == "linear" or is_single else 2
 
 
-def _placeholders(module: torch.fx.GraphModule) -> list[str]:
+def _placeholders(module: fx.GraphModule) -> list[str]:
     return [str(n.target) for n in module.graph.find_nodes(op="placeholder")]
 
 
@@ -73,6 +73,9 @@ def _argument(name: str, known: dict[str, Any], axis: int) -> Any:
         return known[name]
     if name.startswith("z_"):
         return {"z_training": False, "z_momentum": 0.1, "z_eps": EPS}.get(name, False)
+    if name.startswith("convert_element_type"):
+        is_second = "_1_" in name or "_3_" in name
+        return torch.float32 if is_second else torch.float64
     # The pair of the output is the last one, and sees the largest values.
     of_bias = bool(re.search(r"_[12]_", name))
     channels = OUTPUTS if of_bias else known["w"].shape[axis]
@@ -98,9 +101,18 @@ def _argument(name: str, known: dict[str, Any], axis: int) -> Any:
     return next(v for key, v in options.items() if name.endswith(f"_{key}"))
 
 
-def _run(module: torch.fx.GraphModule, given: dict[str, Any]) -> torch.Tensor:
-    (result,) = module(*(given[name] for name in _placeholders(module)))
-    return result
+def _run(module: fx.GraphModule, given: dict[str, Any]) -> torch.Tensor:
+    # Call by call: to make code of thousands of graphs would take longer than they do.
+    values: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = given[node.target]
+        elif node.op == "output":
+            return values[node.args[0][0]]
+        else:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+    raise AssertionError("a graph without output")
 
 
 def _arguments(instance: Instance, dtype: torch.dtype) -> dict[str, Any]:
@@ -120,7 +132,6 @@ def _with_groups(instance: Instance) -> None:
         for node in module.graph.nodes:
             if node.op == "call_function" and name in str(node.target):
                 node.update_kwarg("groups", groups)
-        module.recompile()
 
 
 def _assert_right(instances: Iterable[Instance]) -> None:
@@ -130,9 +141,8 @@ def _assert_right(instances: Iterable[Instance]) -> None:
         expected, found = (
             _run(module, given) for module in (instance.matcher, instance.replacement)
         )
-        torch.testing.assert_close(
-            found, expected, rtol=1e-4, atol=1e-4, msg=instance.matcher.code
-        )
+        close = torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert close, instance.matcher.code
 
 
 # Three forms of the scale, with or without beta; the weight, the bias and the output
@@ -140,37 +150,9 @@ def _assert_right(instances: Iterable[Instance]) -> None:
 # transposed ones with groups or without.
 
 
-FORMS = {
-    "per_tensor": "per_tensor(v)",
-    "per_channel": "dequantize_per_channel(quantize_per_channel(v, ..), ..)",
-    "affine": "dequantize_affine(quantize_affine(v, ..), ..)",
-}
-
-
-def _with_one_form(form: str) -> RuleSet:
-    """The shipped rules, with one form of q/dq pairs instead of three."""
-    text = (rules_directory() / "qat_fold.rules").read_text()
-    start = text.index("pattern fake_quantized(v)")
-    end = text.index("\n\n", start)
-    return loads(f"{text[:start]}pattern fake_quantized(v) = {FORMS[form]}{text[end:]}")
-
-
-def test_every_instance_with_one_form_of_pairs_is_right():
-    instances = _with_one_form("per_tensor")["fold_conv_bn"].instances()
-    assert len(instances) > 900
-    _assert_right(instances)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("form", ["per_channel", "affine"])
-def test_every_instance_with_another_form_is_right(form):
-    _assert_right(_with_one_form(form)["fold_conv_bn"].instances())
-
-
-@pytest.mark.long
 def test_every_instance_of_the_qat_fold_rule_is_right():
     instances = load("qat_fold")["fold_conv_bn"].instances()
-    assert len(instances) > 2_000
+    assert len(instances) > 4_000
     _assert_right(instances)
 
 
