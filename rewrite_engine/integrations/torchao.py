@@ -13,7 +13,7 @@ report of each pass.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from importlib import import_module
@@ -51,6 +51,9 @@ _SWITCHED: Final = (
     aten.dropout_.default,
 )
 
+# Calls and constants that the scale of a fused BatchNorm is computed from: 8 at most.
+_LARGEST_SCALE: Final = 16
+
 _log = logging.getLogger(__name__)
 _rules: Callable[[str], RuleSet] = cache(load)
 
@@ -78,6 +81,8 @@ def fold_conv_bn_qat(
     """
     reset: dict[fx.Node, tuple[float, float]] = {}
     _apply("qat_fold", gm, partial(_note_eps, reset), on_report)
+    for norm in filter(_is_fused, _batch_norms(gm)):
+        _log.warning("'%s' is not folded: it keeps what training put around it", norm)
     if reset:
         norm, (trained, evaluated) = next(iter(reset.items()))
         _log.warning(
@@ -102,6 +107,32 @@ def _apply(
     if on_report is not None:
         on_report(report)
     return gm
+
+
+def _batch_norms(gm: fx.GraphModule) -> Sequence[fx.Node]:
+    found = gm.graph.find_nodes(op="call_function", target=aten.batch_norm.default)
+    return list(found)
+
+
+def _is_fused(norm: fx.Node) -> bool:
+    """Whether a BatchNorm has the scale of a fused convolution in front of it."""
+    source, *state = norm.all_input_nodes
+    if source.target is aten.add.Tensor and source.all_input_nodes:
+        source = source.all_input_nodes[0]
+    if source.target is not aten.div.Tensor:
+        return False
+    return any(
+        n in state for scale in source.all_input_nodes[1:] for n in _roots(scale)
+    )
+
+
+def _roots(node: fx.Node) -> set[fx.Node]:
+    """What a few calls compute a value from, and their own results."""
+    found, last = {node}, {node}
+    while last and len(found) < _LARGEST_SCALE:
+        last = {operand for each in last for operand in each.all_input_nodes} - found
+        found |= last
+    return found
 
 
 def _note_eps(reset: dict[fx.Node, tuple[float, float]], match: Match) -> None:
@@ -177,7 +208,10 @@ def _unfoldable(match: Match) -> str | None:
         if node is not None and _output_qspec(node):
             return f"'{node}' is quantized before the scale is folded into it"
     if _observes_zeros(_input_qspecs(conv).get(match.bindings["b"])):
-        return "the observer of the bias would see zeros, not the folded bias"
+        return (
+            "the observer of the bias would see zeros, not the folded bias; a scale "
+            "that is derived from those of input and weight is right for both"
+        )
     return None
 
 
@@ -202,6 +236,9 @@ def _observes_zeros(bias: Any) -> bool:
 
     A fused convolution has zeros in place of its bias, so only a scale that is given,
     or that is derived from other operands, is right for the bias that is folded later.
+    That bias depends on running statistics, which training does not read: to show it
+    to an observer, it would have to be added to what the BatchNorm normalizes, and its
+    rounding error would become a part of the statistics from which it is computed.
     """
     quantizer = import_module("torchao.quantization.pt2e.quantizer")
     independent = (
