@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
@@ -292,3 +293,51 @@ def test_a_scaffold_that_is_no_longer_there_as_it_was_is_named(
         converted = torchao.convert_pt2e(prepared)
     (norm,) = batch_norms(converted)
     assert f"'{norm}' is not folded" in caplog.text
+
+
+# --- graphs inside of graphs ---
+
+
+class WithoutGrad(nn.Module):
+    """A pair that export puts into a graph of its own, and one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.pair = pair(), pair(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = self.inside(x)
+        return self.pair(y)
+
+
+def test_a_pair_in_a_graph_of_its_own_is_left_alone() -> None:
+    """Its parameters are inputs there, so nothing can be folded into them."""
+    model = seeded(WithoutGrad)
+    reports: list[Report] = []
+    prepared = torchao.prepare_qat_pt2e(
+        capture(model, (X,)), QUANTIZED["per channel"](), on_report=reports.append
+    )
+    converted = torchao.convert_pt2e(prepared)
+    (fuse,) = reports
+    assert fuse.matches == 1 and not batch_norms(converted)
+    assert [r.reason for r in fuse.refusals] == ["none of its operands is annotated"]
+    graphs = [m for m in converted.modules() if isinstance(m, GraphModule)]
+    assert sum(len(batch_norms(graph)) for graph in graphs) == 1
+    assert converted(X).isfinite().all()
+
+
+# --- a dynamic batch ---
+
+
+def test_the_batch_may_be_dynamic() -> None:
+    dynamic = ({0: Dim("batch", min=2)},)
+    program = torch.export.export(seeded(chain), (X,), dynamic_shapes=dynamic)
+    prepared = torchao.prepare_qat_pt2e(program.module(), QUANTIZED["per channel"]())
+    train(prepared, (X,))
+    expected = in_eval(prepared)
+    converted = torchao.convert_pt2e(prepared)
+    assert not batch_norms(converted)
+    for batch in (2, 7):
+        x = torch.cat([X, X.flip(0)])[:batch]
+        assert_outputs_within_a_step(converted, (x,), expected(x))
