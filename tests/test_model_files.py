@@ -359,7 +359,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     (here / "model.pt2").write_bytes(b"old")
 
     def fail(program, path, extra_files):
-        path.write_bytes(b"half of it")
+        path.write(b"half of it")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch.export, "save", fail)

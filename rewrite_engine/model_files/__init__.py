@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch.export import ExportedProgram
@@ -60,5 +62,37 @@ def save_program(
 
     Raises: OSError; whatever torch raises for a program that it cannot store.
     """
-    with replacing(Path(path)) as fresh:
-        torch.export.save(program, fresh, extra_files=extra_files)
+    with replacing(Path(path)) as fresh, fresh.open("wb") as file:
+        sink = _Sink(file)
+        torch.export.save(program, sink, extra_files=extra_files)
+        file.flush()
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink(io.RawIOBase):
+    """A file for torch's writer, which ends the process if writing raises: the first
+    error is kept, and the rest is written nowhere.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Torch rewinds what it has written; nobody reads it here."""
+        return 0
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
