@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from rewrite_engine.equalize.observers import (
     InputEqualizationObserver,
     UncalibratedWarning,
 )
-from rewrite_engine.equalize.prepare import free_name
+from rewrite_engine.equalize.prepare import copy_of, free_name
 from rewrite_engine.ruleset import RuleSet
 
 
@@ -35,7 +34,7 @@ def convert(
     they are, with a RefusedWarning. A model without equalization observers is returned
     unchanged, so converting twice is converting once.
     """
-    module = model if inplace else copy.deepcopy(model)
+    module = model if inplace else copy_of(model)
     observers = dict(_observers(module))
     if not observers:
         return module

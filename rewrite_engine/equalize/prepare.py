@@ -6,6 +6,7 @@ import copy
 import difflib
 from collections.abc import Sequence
 
+import torch
 from torch import fx, nn
 
 from rewrite_engine.equalize.config import EqualizationConfig
@@ -29,7 +30,7 @@ def prepare(
     Raises: ValueError if the configuration names a layer that is not there.
     """
     config = config or EqualizationConfig()
-    module = model if inplace else copy.deepcopy(model)
+    module = model if inplace else copy_of(model)
     layers = find_layers(module)
     _check_names(config.layers or (), layers)
     watched: dict[tuple[fx.Node, int], fx.Node] = {}
@@ -58,6 +59,19 @@ def _insert(module: fx.GraphModule, layer: Layer, observer: nn.Module) -> fx.Nod
         node = module.graph.call_module(name, (layer.input,))
     node.meta = dict(layer.input.meta)
     return node
+
+
+def copy_of(model: fx.GraphModule) -> fx.GraphModule:
+    """A deep copy. Tensors that were computed with gradients, as weight norm leaves
+    them behind, are detached: `copy.deepcopy` refuses them.
+    """
+    tensors = (
+        held
+        for part in model.modules()
+        for held in (*vars(part).values(), *part.buffers(recurse=False))
+        if isinstance(held, torch.Tensor) and not held.is_leaf
+    )
+    return copy.deepcopy(model, {id(each): each.detach().clone() for each in tensors})
 
 
 def free_name(module: nn.Module, prefix: str) -> str:

@@ -6,7 +6,6 @@ The functions have the contracts of their namesakes in
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,6 +25,7 @@ from rewrite_engine.equalize import (
     worst_layers,
 )
 from rewrite_engine.equalize.layers import Layer, find_layers
+from rewrite_engine.equalize.prepare import copy_of
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import attribute
 
@@ -44,7 +44,7 @@ def convert_fx(graph_module: fx.GraphModule, *args: Any, **kwargs: Any) -> nn.Mo
 
 def _convert_equalization_ref(model: fx.GraphModule) -> fx.GraphModule:
     """An equalized copy of a prepared graph, with its quantization observers."""
-    model = copy.deepcopy(model)
+    model = copy_of(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     convert_eq_obs(model, modules, update_obs_for_equalization(model, modules))
     return model

@@ -101,3 +101,7 @@ def initial(state: object) -> NoReturn:
 def value(value: object) -> NoReturn:
     """A constant computed at rewrite time and stored nowhere."""
     _symbolic("value")
+
+
+EVALUATED = frozenset({param, buffer, value, write, own})
+"""What a right side has evaluated, and does not put into the graph."""

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from rewrite_engine.dsl import checked
+from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.instances import Instance, instances
 from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import Operators, build_matcher
@@ -78,6 +79,19 @@ class CompiledRule:
     def replaced(self) -> tuple[str, ...]:
         """The names `y` for which the rule says what `y'` is."""
         return tuple(self.replacement_graph.output_node().args[0])
+
+    @cached_property
+    def builds(self) -> bool:
+        """Whether the right side makes calls. If not, values take the place of others,
+        and tensors are written, but no matched call moves.
+        """
+        graph = self.replacement_graph
+        stated = [node for node in graph.nodes if "statement" in node.meta]
+        return any(
+            node.op != "placeholder"
+            for node in (*stated, *graph.output_node().args[0].values())
+            if node.target not in markers.EVALUATED
+        )
 
     def instances(self) -> tuple[Instance, ...]:
         """Every concrete, runnable pair, for all rows, options and alternatives."""

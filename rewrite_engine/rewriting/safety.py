@@ -44,7 +44,7 @@ def find_site(match: Match, aliases: AliasIndex) -> Site:
     effects = {call: aliases.effect(call) for call in match.calls}
     site = Site(match, _insertion_point(match), effects)
     _check_barrier(site, aliases)
-    if any(effect.effectful for effect in effects.values()):
+    if match.rule.builds and any(effect.effectful for effect in effects.values()):
         _check_effects(site, aliases)
         _check_own_order(site, aliases)
     return site

@@ -8,10 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import fx, nn
+from torch.ao import quantization as ao
+from torch.ao.quantization.quantize_fx import prepare_fx
 
 from benches.equalize_cases import CASES, Net
 from rewrite_engine import engine, load
 from rewrite_engine.equalize import (
+    EqualizationConfig,
     InputEqualizationObserver,
     RefusedWarning,
     UncalibratedWarning,
@@ -137,3 +140,47 @@ def test_an_extreme_scale_of_low_precision_stays_usable():
     equalized = convert(prepared)
     want, got = model(x).double(), equalized(x).double()
     assert (want - got).abs().max() <= 4e-3 * want.abs().max()
+
+
+def quantized(case):
+    mapping = ao.QConfigMapping().set_global(ao.default_qconfig)
+    gm = prepare_fx(case.model(), mapping, (case.input(),))
+    prepared = prepare(gm, EqualizationConfig(case.layers))
+    prepared(case.input(1))
+    return convert(prepared)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("F.linear on parameters", 1),
+        ("F.conv2d", 1),
+        ("one bias for two layers", 1),
+        ("a shared producer", 1),
+        ("a factor between linears", 1),
+        ("a subclass that computes something else", 1),
+        ("nn.GELU between linears", 2),
+    ],
+)
+def test_scales_fold_past_observers(name, left):
+    """Only the scale of the input stays: what is left of int8 is one chain."""
+    gm = quantized(CASES[name])
+    scales = [name for name, _ in gm.named_buffers() if "equalization_scale" in name]
+    assert len(scales) == left
+
+
+def test_a_bias_that_two_layers_share_comes_apart():
+    case = CASES["one bias for two layers"]
+    gm = quantized(case)
+    assert torch.equal(gm.b, case.model().b)
+    x = case.input(1)
+    torch.testing.assert_close(gm(x), case.model()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_computed_with_gradients_are_copied():
+    case = CASES["weight norm"]
+    gm = fx.symbolic_trace(case.model())
+    gm(case.input(1))  # leaves a weight that is no leaf of autograd
+    prepared = prepare(gm)
+    prepared(case.input(1))
+    torch.testing.assert_close(convert(prepared)(case.input(2)), gm(case.input(2)))

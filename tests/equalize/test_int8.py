@@ -29,6 +29,9 @@ SAMPLE = (
     "a value that is also returned",
     "residual with a projection",
     "one module twice in a row",
+    "one bias for two layers",
+    "a factor between linears",
+    "F.linear on parameters",
     "of three: b, c",
     "transformer block",
 )
@@ -38,7 +41,8 @@ def changes(kind, cases):
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         outcomes = measure_all(QCONFIGS[kind], cases)
-    return {o.case: o.ours - o.plain for o in outcomes if o.ours is not None}
+    assert all(o.ours is not None for o in outcomes)
+    return {o.case: o.ours - o.plain for o in outcomes}
 
 
 def test_a_sample_of_the_cases_gains():
@@ -53,12 +57,7 @@ def test_a_sample_of_the_cases_gains():
 def test_all_cases_gain(kind):
     found = changes(kind, CASES)
     assert len(found) > 100
-    below = {name for name, change in found.items() if change < -3}
-    assert below <= {
-        "a factor between linears",
-        "a factor between convolutions",
-        "a subclass that computes something else",  # per channel, by a hair
-    }
+    assert min(found.values()) > -3
     assert statistics.fmean(found.values()) > 1
 
 

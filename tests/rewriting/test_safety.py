@@ -209,3 +209,26 @@ def test_another_result_type_is_refused() -> None:
     (refusal,) = result.report.refusals
     assert "does not fit" in refusal.reason
     assert str(gm.graph) == before and not result.modified
+
+
+def random_calls(f: Any, x: Any, w: Any) -> Any:
+    y = f(aten.bernoulli.default, (x,))
+    z = f(aten.bernoulli.default, (w,))
+    return f(aten.mul.Tensor, (y, 1.0)), z
+
+
+@pytest.mark.parametrize(
+    ("right", "expected"),
+    [
+        ("m' = y keep y", []),
+        (
+            "m' = neg(aten.bernoulli.default(x))",
+            ["the effect of 'bernoulli_default' would move past 'bernoulli_default_1'"],
+        ),
+    ],
+)
+def test_an_effect_moves_only_if_something_is_built(
+    right: str, expected: list[str]
+) -> None:
+    left = "y = aten.bernoulli.default(x) m = mul(y, 1.0)"
+    assert reasons(f"rule r {{ {left} => {right} }}", random_calls) == expected
