@@ -4,7 +4,7 @@
 covers the whole call: matching, folding of constants, rewriting, metadata and
 recompiling. Runs of the two alternate, three of ours to one of torchao's, each on a
 fresh copy of the model, on one thread. `--growth` measures ours alone, fuse and fold,
-on models of up to 5,000 pairs; `--load` how long both rule sets take to be ready.
+on chains of up to 5,000 pairs; `--load` how long both rule sets take to be ready.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ SIZES: dict[str, Callable[[], models.Model]] = {
 TINY = {"conv_bn_pairs(2)": lambda: models.conv_bn_pairs(2)}
 LIBRARIES = ("qat_fuse", "qat_fold")
 GROWTH = (50, 500, 5000)
+BLOCK = 50
+"""Pairs that are exported at once; larger chains repeat them."""
 
 
 @attrs.frozen
@@ -95,13 +97,18 @@ def measure(name: str, model: models.Model, runs: int) -> bench_qat.Timing:
 
 def measure_growth(pairs: int, runs: int = 3) -> Growth:
     """Time ours on a chain of convolutions; every run has a model of its own."""
-    model = models.conv_bn_pairs(pairs)
-    gm, plain = quantized(model), models.capture(*model)
+    block = models.conv_bn_pairs(min(pairs, BLOCK), channels=3)
+    plain, converted = annotated(block), quantized(block)
     fuse, fold = [], []
     for _ in range(runs):
-        copied = ConvolutionQuantizer().annotate(copy.deepcopy(plain))
-        fuse.append(bench_qat.seconds(fuse_conv_bn_qat, copied))
-        fold.append(bench_qat.seconds(fold_conv_bn_qat, copy.deepcopy(gm)))
+        for gm, apply, times in (
+            (plain, fuse_conv_bn_qat, fuse),
+            (converted, fold_conv_bn_qat, fold),
+        ):
+            chain = models.chained(gm, max(1, pairs // BLOCK))
+            times.append(bench_qat.seconds(apply, chain))
+            fused = bench_qat.count_fused(chain)
+            assert fused == (pairs if gm is plain else 0), "every pair takes part"
     return Growth(pairs, statistics.median(fuse), statistics.median(fold))
 
 

@@ -7,6 +7,7 @@ rewrite shows in the numbers.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import ParamSpec
@@ -24,6 +25,40 @@ def capture(
 ) -> torch.fx.GraphModule:
     """Export `module` in the mode it is in, and return the unlifted graph module."""
     return torch.export.export(module, inputs).module()
+
+
+def chained(gm: torch.fx.GraphModule, times: int) -> torch.fx.GraphModule:
+    """A graph that runs `gm` on its own result, `times` in all, each with state of its
+    own. It must map one tensor to one of the same type.
+
+    Exporting thousands of layers takes torch many minutes.
+    """
+    root = nn.ModuleDict({str(i): copy.deepcopy(gm) for i in range(times)})
+    graph = torch.fx.Graph()
+    value = None
+    for number in range(times):
+        value = _appended(graph, gm.graph, f"{number}.", value)
+    graph.output((value,))
+    return torch.fx.GraphModule(root, graph)
+
+
+def _appended(
+    graph: torch.fx.Graph,
+    block: torch.fx.Graph,
+    prefix: str,
+    value: torch.fx.Node | None,
+) -> torch.fx.Node:
+    copies: dict[torch.fx.Node, torch.fx.Node] = {}
+    for node in block.nodes:
+        if node.op == "placeholder" and value is not None:
+            copies[node] = value
+        elif node.op == "output":
+            return copies[node.all_input_nodes[0]]
+        elif node.op != "call_module":  # export's check of the inputs
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            if node.op == "get_attr":
+                copies[node].target = prefix + str(node.target)
+    raise ValueError("the graph has no output")
 
 
 def randomise_batch_norms(module: nn.Module) -> nn.Module:
