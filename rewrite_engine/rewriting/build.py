@@ -257,6 +257,7 @@ class _Builder:
             others = source.arguments(matched, self.state.facts) or {}
             kwargs = self._others(operator, others, args) | kwargs
         spelling = self._spelling(operator, args, kwargs)
+        self._check_exportable(spelling)
         return self._create(spelling.op, spelling.target, args, kwargs)
 
     def _exchanged(
@@ -301,12 +302,14 @@ class _Builder:
         spelling = operator.spelling_for(self._row(operator), args, kwargs)
         if spelling.form is not None:
             raise Refused(f"'{operator}' names modules only: none is built")
+        return spelling
+
+    def _check_exportable(self, spelling: Spelling) -> None:
         if self.state.is_exported and not _is_exportable(spelling.target):
             raise Refused(
                 f"an exported program calls operators by their overloads, and "
                 f"'{spelling.signature.path}' is a function"
             )
-        return spelling
 
     def _repeat(
         self, matched: fx.Node, spelling: Spelling, operands: Mapping[int | str, Any]
