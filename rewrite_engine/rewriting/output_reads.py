@@ -8,7 +8,6 @@ output follow when it ends. No rule matches an output, so nothing reads them bef
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import attrs
@@ -16,8 +15,8 @@ from torch import fx
 
 from rewrite_engine.rewriting import edit
 
-Record = Callable[[Callable[[], object]], None]
-"""Journals what undoes an edit that is about to be made."""
+Record = Callable[..., None]
+"""Journals the function, and its arguments, that undoes what is about to be done."""
 
 
 @attrs.define(eq=False)
@@ -31,7 +30,7 @@ class OutputReads:
     def exchange(self, old: fx.Node, new: fx.Node) -> None:
         """Let the output read another value wherever it reads `old`."""
         is_new = self.output not in new.users
-        self.record(partial(self._take_back, old, new, is_new))
+        self.record(self._take_back, old, new, is_new)
         self._moves[old] = new
         new.users[self.output] = None
         old.users.pop(self.output)
@@ -47,7 +46,7 @@ class OutputReads:
         if not self._moves:
             return
         args, kwargs = self.output.args, self.output.kwargs
-        self.record(partial(self._unsettle, args, kwargs, self._moves.copy()))
+        self.record(self._unsettle, args, kwargs, self._moves.copy())
         settled = fx.map_arg((args, kwargs), self._current)
         self._set_arguments(*settled)
         self._moves.clear()

@@ -166,8 +166,8 @@ def _all_or_nothing(transactions: Sequence[Transaction]) -> Iterator[None]:
         for transaction in reversed(transactions):
             transaction.rollback()
         raise
-    # Entries refer to the transaction that holds them: a cycle of garbage. From here on
-    # nothing can be taken back, and all is done.
+    # Entries may refer to the transaction that holds them: a cycle of garbage. Nothing
+    # can be taken back from here on, and all is done.
     for journal in journals:
         journal.clear()
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, MutableMapping
-from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -94,7 +93,7 @@ class _Writes:
     ) -> None:
         old = table[name]
         self.initial.setdefault((id(table), name), old)
-        transaction.record(lambda: table.__setitem__(name, old))
+        transaction.record(table.__setitem__, name, old)
         table[name] = new
 
     def at_first(self, table: Table, name: str) -> torch.Tensor | None:
@@ -158,7 +157,7 @@ class ModuleState:
         if self.is_exported:
             raise Refused("a nested graph of an ExportedProgram takes no new constants")
         target = fresh_name(name, self._is_taken)
-        transaction.record(lambda: self.staged.pop(target, None))
+        transaction.record(self.staged.pop, target, None)
         self.staged[target] = value
         return transaction.create(before, "get_attr", target, (), {})
 
@@ -170,7 +169,7 @@ class ModuleState:
         for name, value in self.staged.items():
             is_parameter = isinstance(value, torch.nn.Parameter)
             table = module._parameters if is_parameter else module._buffers
-            transaction.record(partial(table.pop, name, None))
+            transaction.record(table.pop, name, None)
             if is_parameter:
                 module.register_parameter(name, value)
             else:
@@ -217,7 +216,7 @@ class ProgramState:
         self._writes.write(transaction, table, name, value)
         if node.name in self._lifted:
             old = self._lifted[node.name]
-            transaction.record(lambda: self._lifted.__setitem__(node.name, old))
+            transaction.record(self._lifted.__setitem__, node.name, old)
             self._lifted[node.name] = value
 
     def initial(self, node: fx.Node) -> torch.Tensor | None:
@@ -244,7 +243,7 @@ class ProgramState:
         prefix = "p_" if isinstance(value, torch.nn.Parameter) else "b_"
         target = fresh_name(prefix + name.removeprefix(prefix), self._is_taken)
         node = transaction.create(first_input, "placeholder", target, (), {}, target)
-        transaction.record(lambda: self.staged.pop(node.name, None))
+        transaction.record(self.staged.pop, node.name, None)
         self.staged[node.name] = value
         return node
 

@@ -82,7 +82,7 @@ class StateWriter:
         parent = facts.module.get_submodule(parent_path)
         fresh = fresh_name(f"{name}_1", lambda n: attribute(parent, n) is not UNKNOWN)
         target = f"{parent_path}.{fresh}".lstrip(".")
-        self.transaction.record(lambda: parent._modules.pop(fresh, None))
+        self.transaction.record(parent._modules.pop, fresh, None)
         parent._modules[fresh] = _cloned(facts.module.get_submodule(called), {})
         self._clones[called] = target
         for call in self.match.calls:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from torch import fx
@@ -11,7 +10,8 @@ from torch import fx
 from rewrite_engine.rewriting import edit
 from rewrite_engine.rewriting.output_reads import OutputReads
 
-Undo = Callable[[], object]
+Entry = tuple[Any, ...]
+"""A function that undoes an edit, and its arguments: smaller than a closure."""
 
 
 class Transaction:
@@ -29,7 +29,7 @@ class Transaction:
         self.graph = graph
         self.detached: dict[fx.Node, None] = {}
         self.created: dict[fx.Node, None] = {}
-        self.journal: list[Undo] = []
+        self.journal: list[Entry] = []
         self._user_order: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self._namespace = _NamespaceState(graph)
         self._output: OutputReads | None = None
@@ -38,15 +38,16 @@ class Transaction:
         """A point to which `rollback` can return."""
         return len(self.journal)
 
-    def record(self, undo: Undo) -> None:
+    def record(self, undo: Callable[..., object], *arguments: Any) -> None:
         """Journal an edit made elsewhere by the function that takes it back."""
-        self.journal.append(undo)
+        self.journal.append((undo, *arguments))
 
     def rollback(self, mark: int = 0) -> None:
         """Take back every edit since the mark, the last one first."""
         while len(self.journal) > mark:
             # An undo that is interrupted is made again: it stays until it is done.
-            self.journal[-1]()
+            undo, *arguments = self.journal[-1]
+            undo(*arguments)
             self.journal.pop()
         if mark == 0:
             self._namespace.restore()
@@ -64,14 +65,10 @@ class Transaction:
     ) -> fx.Node:
         """A new node in front of another."""
         node = edit.new_node(self.graph, op, target, name)
-        self.journal.append(partial(self._uncreate, node))
+        self.journal.append((_uncreate, self.created, node))
         edit.insert(node, before, args, kwargs)
         self.created[node] = None
         return node
-
-    def _uncreate(self, node: fx.Node) -> None:
-        self.created.pop(node, None)
-        edit.uninsert(node)
 
     def replace_uses(self, old: fx.Node, new: fx.Node) -> None:
         """Make every user of `old` read `new` instead."""
@@ -89,25 +86,21 @@ class Transaction:
     def retarget(self, call: fx.Node, target: str) -> None:
         """Make a `call_module` node call another module."""
         before = call.target
-        self.record(lambda: setattr(call, "target", before))
+        self.record(setattr, call, "target", before)
         call.target = target
 
     def detach(self, node: fx.Node) -> None:
         """Take a node without users out of the data flow; it goes at `commit`."""
         assert not node.users, f"{node} is still read"
         self._remember_users(node)
-        self.record(partial(self._reattach, node, node.args, node.kwargs))
+        undo = (_reattach, self.detached, node, node.args, node.kwargs)
+        self.journal.append(undo)
         edit.set_arguments(node, (), {})
         self.detached[node] = None
 
-    def _reattach(self, node: fx.Node, args: Any, kwargs: Any) -> None:
-        self.detached.pop(node, None)
-        edit.set_arguments(node, args, kwargs)
-
     def _replace_input(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
         self._remember_users(user)
-        args, kwargs = user.args, user.kwargs
-        self.record(partial(edit.set_arguments, user, args, kwargs))
+        self.journal.append((edit.set_arguments, user, user.args, user.kwargs))
         edit.replace_input(user, old, new)
 
     def _remember_users(self, reader: fx.Node) -> None:
@@ -123,7 +116,7 @@ class Transaction:
     def _exchange_output(self, output: fx.Node, old: fx.Node, new: fx.Node) -> None:
         if self._output is None:
             self._remember_users(output)
-            self._output = OutputReads(output, self.journal.append)
+            self._output = OutputReads(output, self.record)
         self._remember_order(new)
         self._output.exchange(old, new)
 
@@ -136,8 +129,20 @@ class Transaction:
         """Remove the detached nodes from the graph; can still be rolled back."""
         for node in sorted(self.detached, reverse=True):
             # Detached nodes have no operands and no users: any order would do.
-            self.record(partial(edit.insert_again, node, node.next))
+            self.journal.append((edit.insert_again, node, node.next))
             edit.erase(node)
+
+
+def _uncreate(created: dict[fx.Node, None], node: fx.Node) -> None:
+    created.pop(node, None)
+    edit.uninsert(node)
+
+
+def _reattach(
+    detached: dict[fx.Node, None], node: fx.Node, args: Any, kwargs: Any
+) -> None:
+    detached.pop(node, None)
+    edit.set_arguments(node, args, kwargs)
 
 
 class _NamespaceState:
