@@ -86,6 +86,24 @@ class _Read(NamedTuple):
     width: int | None
     """The length of the list that a single number stands for."""
 
+    def full(self, value: Any) -> Any:
+        """A value as it is meant: `stride=2` of an `int[2]` parameter is `[2, 2]`."""
+        if self.width is None or type(value) is not int:
+            return value
+        return [value] * self.width
+
+
+@attrs.frozen(eq=False)
+class Layout:
+    """Where calls hold canonical parameters: their positions, or their defaults.
+
+    At the positions `lists`, a number would stand for a list.
+    """
+
+    places: Mapping[str, int]
+    defaults: Mapping[str, Any]
+    lists: tuple[int, ...]
+
 
 @attrs.frozen(eq=False)
 class Spelling:
@@ -196,6 +214,24 @@ class Spelling:
             return False
         return self._given.parameter(self.own_name(key)) is None
 
+    def layout(self, count: int) -> Layout | None:
+        """Where a call of so many arguments, all by position, holds its parameters.
+
+        None if only `arguments` can tell: for modules and methods, and where the
+        canonical operator has no such parameter.
+        """
+        given = [p.name for p in self.signature.positional[:count]]
+        if self.form is not None or self.signature.kind == "method":
+            return None
+        if len(given) < count or self.signature.bind(given, {}) is None:
+            return None
+        places = {r.name: given.index(r.mine) for r in self._reads if r.mine in given}
+        if len(places) < count:
+            return None
+        rest = {r.name: r.full(r.default) for r in self._reads if r.name not in places}
+        lists = (places.get(r.name) for r in self._reads if r.width is not None)
+        return Layout(places, rest, tuple(i for i in lists if i is not None))
+
     def arguments(self, node: fx.Node, facts: GraphFacts) -> dict[str, Any] | None:
         """The node's arguments by canonical parameter name, defaults filled in.
 
@@ -205,12 +241,11 @@ class Spelling:
         if bound is None:
             return None
         arguments = {}
-        for name, mine, default, width in self._reads:
-            value = default if mine is None else bound.pop(mine, default)
-            if width is not None and type(value) is int:
-                # `stride=2` of an `int[2]` parameter means `[2, 2]`.
-                value = [value] * width
-            arguments[name] = value
+        for read in self._reads:
+            value = read.default
+            if read.mine is not None:
+                value = bound.pop(read.mine, value)
+            arguments[read.name] = read.full(value)
         return arguments if not bound or self._at_defaults(bound) else None
 
     def _bound(self, node: fx.Node, facts: GraphFacts) -> dict[str, Any] | None:

@@ -7,12 +7,12 @@ from typing import Any
 import attrs
 
 from rewrite_engine.matching.instructions import (
-    UNBOUND,
     Instruction,
     Linked,
     Machine,
     Registers,
 )
+from rewrite_engine.matching.readings import UNBOUND
 
 
 @attrs.frozen

@@ -25,6 +25,7 @@ from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.chains import Advance, ChainSlots, Enter, Repeat
 from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
 from rewrite_engine.matching.program import CaptureLayout, RuleProgram
+from rewrite_engine.matching.readings import Reading
 from rewrite_engine.matching.sketches import sketches
 from rewrite_engine.matching.structure import (
     calls_between,
@@ -38,7 +39,7 @@ from rewrite_engine.matching.structure import (
 Block = list[Any]
 """Instructions in the order in which they run, before they are linked."""
 
-Readings = Mapping[CallKey, tuple[code.Reading, ...]]
+Readings = Mapping[CallKey, tuple[Reading, ...]]
 
 
 @attrs.define(eq=False)
@@ -306,19 +307,14 @@ class RuleCompiler:
             }
         return self.readings[pattern]
 
-    def _readings(self, pattern: fx.Node, spelling: Spelling) -> Iterator[code.Reading]:
+    def _readings(self, pattern: fx.Node, spelling: Spelling) -> Iterator[Reading]:
         operator: OperatorPattern = pattern.target
-        canonical = spelling.canonical
-        named = {}
-        for position, key in enumerate(operands(pattern)):
-            parameter = canonical.parameter(key)
-            assert parameter is not None, f"{operator} has no operand {key}"
-            named[parameter.name] = position
+        named = [spelling.canonical_name(key) for key in operands(pattern)]
         for order in orders(operator, spelling.row, named):
-            read = tuple((order.get(n, n), position) for n, position in named.items())
-            mentioned = {name for name, _ in read}
+            read = tuple(order.get(name, name) for name in named)
+            mentioned = set(read)
             fixed = () if ... in pattern.args else tuple(defaults(spelling, mentioned))
-            yield code.Reading(
+            yield Reading(
                 spelling,
                 spelling.reordered(order),
                 read,

@@ -11,7 +11,8 @@ from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching import instructions as code
-from rewrite_engine.matching.instructions import STEPS, UNBOUND, Registers
+from rewrite_engine.matching.instructions import STEPS, Registers
+from rewrite_engine.matching.readings import UNBOUND
 
 
 @attrs.frozen(eq=False)

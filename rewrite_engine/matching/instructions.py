@@ -17,20 +17,8 @@ from torch import fx
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.lowering.literals import is_literal, literals_equal
-from rewrite_engine.lowering.operators import (
-    CallKey,
-    Spelling,
-    look_up,
-)
-
-
-class _Unbound:
-    def __repr__(self) -> str:
-        return "UNBOUND"
-
-
-UNBOUND: Any = _Unbound()
-"""A register that no instruction of this path has written."""
+from rewrite_engine.lowering.operators import CallKey, look_up
+from rewrite_engine.matching.readings import UNBOUND, Reading
 
 STEPS = 10_000
 """Instructions that the search at one candidate may take."""
@@ -58,20 +46,21 @@ class Machine:
 
     def run(self, entry: Instruction, registers: Registers) -> bool:
         """Whether some path from `entry` reaches an `Accept` that is accepted."""
-        bottom = len(self.pending)
-        self.pending.append((entry, registers))
-        while len(self.pending) > bottom:
-            instruction: Instruction | None
-            instruction, registers = self.pending.pop()
+        pending = self.pending
+        bottom = len(pending)
+        instruction: Instruction | None = entry
+        while True:
             while instruction is not None:
                 self.budget -= 1
                 if self.budget < 0:
                     raise SearchLimitError
                 if instruction is ACCEPTED:
-                    del self.pending[bottom:]
+                    del pending[bottom:]
                     return True
                 instruction = instruction.step(registers, self)
-        return False
+            if len(pending) == bottom:
+                return False
+            instruction, registers = pending.pop()
 
 
 class _Accepted:
@@ -314,68 +303,31 @@ class Call(Linked):
         readings = look_up(self.readings, node, machine.facts)
         if readings is None:
             return None
-        for reading in reversed(readings[1:]):
+        for reading in readings[:0:-1]:
             machine.pending.append((Case(self, reading), registers.copy()))
-        return Case(self, readings[0])
+        return self.read(readings[0], registers, machine)
 
-
-@attrs.frozen(eq=False)
-class Reading:
-    """One spelling and one operand order of a pattern's call.
-
-    `found` is the spelling with its operands in that order.
-    `operands` gives the position in the pattern of each canonical parameter that it
-    names; `defaults` the parameters that must be at their default.
-    """
-
-    spelling: Spelling
-    found: Spelling
-    operands: tuple[tuple[str, int], ...]
-    defaults: tuple[tuple[str, Any], ...]
-    slot: int
-    spelling_slot: int
-    row_slot: int | None
-    row_literals: tuple[tuple[int, Any], ...]
-    applies: Callable[[Mapping[str, Any]], bool] | None
-
-    def arguments(self, node: fx.Node, facts: GraphFacts) -> Mapping[str, Any] | None:
-        """The arguments of a call; None if it is not what the pattern asks for."""
-        arguments = self.spelling.arguments(node, facts)
-        if arguments is None:
+    def read(
+        self, reading: Reading, registers: Registers, machine: Machine
+    ) -> Instruction | None:
+        """Read the call in one way."""
+        node = registers[self.source]
+        operands = reading.operands(node, machine.facts)
+        if operands is None or not reading.row_fits(registers):
             return None
-        if self.applies is not None and not self.applies(arguments):
-            return None
-        if not all(literals_equal(arguments[name], d) for name, d in self.defaults):
-            return None
-        return arguments
-
-    def row_fits(self, registers: Registers) -> bool:
-        """Whether the family's row is this one; it is from here on, if it was none."""
-        if self.row_slot is None:
-            return True
-        if registers[self.row_slot] is not UNBOUND:
-            return bool(registers[self.row_slot] == self.spelling.row)
-        registers[self.row_slot] = self.spelling.row
-        for slot, value in self.row_literals:
-            registers[slot] = value
-        return True
+        registers[self.first : self.first + len(operands)] = operands
+        registers[reading.slot] = node
+        registers[reading.spelling_slot] = reading.found
+        following: Instruction = self.next
+        return following
 
 
 @attrs.frozen(eq=False)
 class Case:
-    """A call, read in one way."""
+    """A call that is still to be read in one way, after others have failed."""
 
     call: Call
     reading: Reading
 
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        call, reading = self.call, self.reading
-        node = registers[call.source]
-        arguments = reading.arguments(node, machine.facts)
-        if arguments is None or not reading.row_fits(registers):
-            return None
-        for name, position in reading.operands:
-            registers[call.first + position] = arguments[name]
-        registers[reading.slot] = node
-        registers[reading.spelling_slot] = reading.found
-        return call.next
+        return self.call.read(self.reading, registers, machine)

@@ -13,13 +13,13 @@ from rewrite_engine.lowering.operators import Spelling
 from rewrite_engine.matching.candidates import hits
 from rewrite_engine.matching.instructions import (
     STEPS,
-    UNBOUND,
     Machine,
     Registers,
     SearchLimitError,
 )
 from rewrite_engine.matching.match import CapturedCalls, Match
 from rewrite_engine.matching.program import Program, RuleProgram
+from rewrite_engine.matching.readings import UNBOUND
 
 Judge = Callable[[Match], str | None]
 """Why a match may not be applied, None if it may."""

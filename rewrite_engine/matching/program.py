@@ -11,8 +11,9 @@ from torch import fx
 from rewrite_engine.lowering.operators import CallKey
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
-from rewrite_engine.matching.instructions import UNBOUND, Registers
+from rewrite_engine.matching.instructions import Registers
 from rewrite_engine.matching.net import Net
+from rewrite_engine.matching.readings import UNBOUND
 from rewrite_engine.matching.sketches import Sketch
 
 

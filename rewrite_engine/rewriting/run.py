@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal, TypeAlias
 
 import attrs
@@ -141,11 +142,14 @@ def _nested(module: fx.GraphModule) -> list[fx.GraphModule]:
 
 def _matches(program: Program, state: State) -> Iterator[Match]:
     facts = state.facts
-    aliases = AliasIndex.of(facts.module.graph, facts.module, facts.lifted)
+
+    @cache
+    def aliases() -> AliasIndex:
+        return AliasIndex.of(facts.module.graph, facts.module, facts.lifted)
 
     def judge(match: Match) -> str | None:
         try:
-            find_site(match, aliases)
+            find_site(match, aliases())
         except Refused as refusal:
             return str(refusal)
         return None

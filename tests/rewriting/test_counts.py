@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from torch import fx
 
-from benches import models
+from benches import bench_match, models, rule_sets
 from benches.workloads import WORKLOADS
 from rewrite_engine import engine, load, loads
 from rewrite_engine.lowering.guards import Condition
-from rewrite_engine.lowering.operators import Spelling
 from rewrite_engine.matching import instructions
+from rewrite_engine.matching.net import Net
+from rewrite_engine.matching.readings import Reading
 from rewrite_engine.rewriting import edit
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.ruleset import RuleSet
@@ -44,20 +45,27 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             finally:
                 found["instructions"] += budget - self.budget
 
+    select = Net.select
+
+    def counted_select(net: Net, nodes: Sequence[fx.Node], hits: Any) -> None:
+        found["anchors tested"] += len(nodes)
+        select(net, nodes, hits)
+
     monkeypatch.setattr("rewrite_engine.matching.matcher.Machine", Counting)
+    monkeypatch.setattr(Net, "select", counted_select)
     count(edit, "insert", "created")
     count(edit, "erase", "erased")
     count(edit, "set_arguments", "arguments set")
     count(edit, "replace_input", "arguments set")
     count(Condition, "holds", "guards")
-    count(Spelling, "arguments", "calls read")
+    count(Reading, "operands", "calls read")
     count(AliasIndex, "add", "effects indexed")
     return found
 
 
 def applied(gm: fx.GraphModule, rules: RuleSet, counts: Counter[str]) -> dict[str, int]:
     engine.apply(gm, rules)
-    return dict(sorted(counts.items()))
+    return {name: count for name, count in sorted(counts.items()) if count}
 
 
 @pytest.mark.parametrize("nodes", [304, 604])
@@ -69,12 +77,13 @@ def test_every_node(nodes: int, counts: Counter[str]) -> None:
     # A match reads three calls, which lose their arguments and go, and makes one, which
     # its one user is set to read.
     assert applied(gm, rules, counts) == {
+        "anchors tested": matches,
         "arguments set": 4 * matches,
         "calls read": 3 * matches,
         "created": matches,
         "effects indexed": size + matches,
         "erased": 3 * matches,
-        "instructions": 11 * matches,
+        "instructions": 8 * matches,
     }
 
 
@@ -96,3 +105,26 @@ def test_conv_bn_pairs(pairs: int, counts: Counter[str]) -> None:
     assert found["guards"] == 4 * pairs
     assert found["effects indexed"] == size + found["created"]
     assert found["instructions"] < 30 * pairs
+
+
+@pytest.mark.parametrize("count", [10, 60])
+def test_rules_that_match_nowhere_are_not_tried(
+    count: int, counts: Counter[str]
+) -> None:
+    gm = rule_sets.chain(804)
+    sequences = rule_sets.rule_set(count, gm)
+    rules = loads("\n".join(map(rule_sets.rule_text, sequences, range(count))))
+    ends = Counter(sequence[-1] for sequence in sequences)
+    anchors = [n for n in gm.graph.nodes if getattr(n.target, "_opname", "") in ends]
+    counts.clear()
+    matches = len(bench_match.find(gm, rules))
+    assert matches >= len(gm.graph.nodes) // rule_sets.LENGTH
+    assert counts["anchors tested"] <= len(anchors)
+    # Four calls, one value, and the end of the pattern.
+    assert counts["instructions"] == 7 * matches
+
+
+def test_rules_of_absent_operators_test_nothing(counts: Counter[str]) -> None:
+    gm = rule_sets.chain(404)
+    texts = map(rule_sets.rule_text, rule_sets.absent(60), range(60))
+    assert applied(gm, loads("\n".join(texts)), counts) == {}
