@@ -14,6 +14,7 @@ from rewrite_engine.equalize.observers import (
     InputEqualizationObserver,
     UncalibratedWarning,
 )
+from rewrite_engine.equalize.partition import part
 from rewrite_engine.equalize.prepare import copy_of, free_name
 from rewrite_engine.ruleset import RuleSet
 
@@ -46,11 +47,18 @@ def convert(
     folding = {rule.name for rule in _library("fold_scales")}
     taken = {name for name, _ in module.named_buffers()}
     rules = _library(rules) if isinstance(rules, str) else rules
+    calls = [
+        node
+        for node in module.graph.find_nodes(op="call_module")
+        if node.target in observers
+    ]
+    partition = part(module, calls)
     for refusal in apply(module, rules).report.refusals:
         if refusal.rule not in folding:
             message = f"'{refusal.node}' is not equalized: {refusal.reason}"
             warnings.warn(message, RefusedWarning, stacklevel=2)
-    for name in observers:
+    partition.join()
+    for name in dict(_observers(module)):
         module.delete_submodule(name)
     _name_scales(module, taken)
     return module
@@ -64,9 +72,9 @@ def _library(name: str) -> RuleSet:
 def _observers(
     module: fx.GraphModule,
 ) -> Iterator[tuple[str, InputEqualizationObserver]]:
-    for name, part in module.named_children():
-        if isinstance(part, InputEqualizationObserver):
-            yield name, part
+    for name, child in module.named_children():
+        if isinstance(child, InputEqualizationObserver):
+            yield name, child
 
 
 def _settle(observer: InputEqualizationObserver) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import fx, nn
 from torch.ao import quantization as ao
-from torch.ao.quantization.quantize_fx import prepare_fx
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from benches.equalize_cases import CASES, Net
 from rewrite_engine import engine, load
@@ -86,27 +87,46 @@ def test_parameters_stay_what_they_are():
         assert equalized.get_parameter(name).requires_grad is parameter.requires_grad
 
 
-REFUSED = {
-    "four layers": (
-        lambda m, x: m.a(x) + m.b(x) + m.c(x) + m.d(x),
-        {name: nn.Linear(6, 6) for name in "abcd"},
+SEVERAL = {
+    "five layers": (
+        lambda m, x: m.a(x) + m.b(x) * m.c(x) - m.d(x) + m.e(x),
+        {name: nn.Linear(6, 6) for name in "abcde"},
+        2,
     ),
     "layers of two kinds": (
         lambda m, x: m.a(x).sum() + m.b(x).sum(),
         {"a": nn.Conv1d(5, 4, 1), "b": nn.Conv1d(5, 5, 1, groups=5)},
+        2,
+    ),
+    "two kinds in turn": (
+        lambda m, x: m.a(x).sum() + m.b(x).sum() + m.c(x).sum() + m.d(x.mT).sum(),
+        {
+            "a": nn.Conv1d(5, 4, 1),
+            "b": nn.Conv1d(5, 5, 1, groups=5),
+            "c": nn.Conv1d(5, 4, 1),
+            "d": nn.Linear(5, 4),
+        },
+        3,
     ),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_readers_that_no_rule_knows_are_refused_with_a_reason(name):
-    forward, parts = REFUSED[name]
-    model, x = Net(forward, **parts), torch.randn(2, 5, 6)
-    prepared = prepare(exported(model, x))
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("observed", [False, True])
+def test_any_number_of_layers_may_read_a_value(name, observed):
+    forward, parts, scales = SEVERAL[name]
+    model, x = Net(forward, **parts).eval(), torch.randn(2, 5, 6)
+    gm = exported(model, x)
+    if observed:
+        gm = prepare_fx(model, ao.QConfigMapping().set_global(ao.default_qconfig), (x,))
+    prepared = prepare(gm)
     prepared(x)
-    with pytest.warns(RefusedWarning, match="no rule takes together"):
-        equalized = convert(prepared)
-    torch.testing.assert_close(equalized(x), model(x))
+    equalized = convert(prepared)
+    names = [name for name, _ in equalized.named_buffers() if "scale" in name]
+    assert len(names) == scales
+    torch.testing.assert_close(equalized(x), model(x), rtol=1e-4, atol=1e-4)
+    if observed:
+        assert convert_fx(equalized)(x).isfinite().all()
 
 
 def test_uncalibrated_layers_are_scaled_by_one_with_a_warning():
@@ -156,14 +176,14 @@ def quantized(case):
         ("F.linear on parameters", 1),
         ("F.conv2d", 1),
         ("one bias for two layers", 1),
-        ("a shared producer", 1),
+        ("a shared producer", 2),
         ("a factor between linears", 1),
         ("a subclass that computes something else", 1),
         ("nn.GELU between linears", 2),
     ],
 )
 def test_scales_fold_past_observers(name, left):
-    """Only the scale of the input stays: what is left of int8 is one chain."""
+    """Only the scales of inputs stay: what is left of int8 is one chain."""
     gm = quantized(CASES[name])
     scales = [name for name, _ in gm.named_buffers() if "equalization_scale" in name]
     assert len(scales) == left
@@ -184,3 +204,73 @@ def test_weights_computed_with_gradients_are_copied():
     prepared = prepare(gm)
     prepared(case.input(1))
     torch.testing.assert_close(convert(prepared)(case.input(2)), gm(case.input(2)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual block",
+        "an activation read by a layer and by another operator",
+        "a value that is also returned",
+        "a value whose shape is read",
+        "a fork, equalized: b",
+    ],
+)
+def test_an_observer_with_other_readers_is_parted_from_them(name):
+    """What the others read keeps its range; the layer has an observer of its own."""
+    case = CASES[name]
+    mapping = ao.QConfigMapping().set_global(ao.default_qconfig)
+    gm = prepare_fx(case.model(), mapping, (case.input(),))
+    prepared = prepare(gm, EqualizationConfig(case.layers))
+    prepared(case.input(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        equalized = convert(prepared)
+    x = case.input(1)
+    for want, got in zip(outputs(case, x), outputs_of(equalized(x)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    again = copy.deepcopy(equalized)
+    again(x)
+    before, after = dict(equalized.named_buffers()), dict(again.named_buffers())
+    for name, high in before.items():
+        if name.endswith("max_val"):
+            torch.testing.assert_close(after[name], high, rtol=1e-4, atol=1e-4)
+
+
+def test_what_no_rule_makes_use_of_is_joined_again():
+    model = Net(
+        lambda m, x: F.linear(x, m.w * 2) + x.sum(), w=nn.Parameter(torch.ones(4, 6))
+    )
+    x = torch.randn(5, 6)
+    gm = prepare_fx(
+        model.eval(), ao.QConfigMapping().set_global(ao.default_qconfig), (x,)
+    )
+    prepared = prepare(gm)
+    prepared(x)
+    with pytest.warns(RefusedWarning, match="the weight is computed"):
+        equalized = convert(prepared)
+    calls = [node.target for node in equalized.graph.find_nodes(op="call_module")]
+    assert len(calls) == len(set(calls))
+    torch.testing.assert_close(equalized(x), model(x))
+
+
+def outputs_of(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def outputs(case, x):
+    return outputs_of(case.model()(x))
+
+
+@pytest.mark.parametrize("rules", ["equalize", "smoothquant"])
+@pytest.mark.parametrize(("large", "small"), [(6e4, 6e-6), (1e-7, 6e4)])
+def test_scales_of_half_precision_keep_their_digits(rules, large, small):
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.rand(5, 6, generator=generator), torch.rand(4, 6, generator=generator)
+    x, w = (x * large).half(), (w * small).half()
+    model = Net(lambda m, x: F.linear(x, m.w), w=nn.Parameter(w))
+    prepared = prepare(fx.symbolic_trace(model))
+    prepared(x)
+    equalized = convert(prepared, rules)
+    want = x.double() @ w.double().T
+    assert ((equalized(x) - want).abs().max() / want.abs().max()) < 2e-3
