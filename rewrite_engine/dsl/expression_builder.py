@@ -149,17 +149,18 @@ class ExpressionBuilder:
         self, span: Span, callee: Word, mark: Word | None, *arguments: Any
     ) -> nodes.Call:
         self._check_order(arguments)
-        name = (
-            self._identifier(callee) if callee.text == "where" else self._word(callee)
-        )
+        is_where = callee.text == "where"
+        name = self._identifier(callee) if is_where else self._word(callee)
         sign = mark.text if mark else ""
+        by_rank: tuple[list[Any], ...] = [], [], []
+        for argument in arguments:
+            by_rank[_argument_rank(argument)].append(argument)
+        positional, keywords, rests = by_rank
         return nodes.Call(
             nodes.Name(name, span=callee.span),
-            tuple(
-                a for a in arguments if not isinstance(a, nodes.Keyword | nodes.Rest)
-            ),
-            tuple(a for a in arguments if isinstance(a, nodes.Keyword)),
-            next((a for a in arguments if isinstance(a, nodes.Rest)), None),
+            tuple(positional),
+            tuple(keywords),
+            rests[0] if rests else None,
             optional=sign == "?",
             chain=cast("Any", sign[1:]),
             span=span,
@@ -167,6 +168,8 @@ class ExpressionBuilder:
 
     def _check_order(self, arguments: tuple[Any, ...]) -> None:
         ranks = [_argument_rank(argument) for argument in arguments]
+        if not any(ranks):
+            return
         for before, after, argument in zip(
             ranks, ranks[1:], arguments[1:], strict=False
         ):
@@ -207,6 +210,8 @@ class ExpressionBuilder:
         return word.text
 
     def _identifier(self, word: Word) -> str:
+        if len(word.text) <= MAX_NAME and "__" not in word.text:
+            return word.text
         stem = word.text.removesuffix("'").removesuffix(".*")
         for part in stem.split("."):
             if len(part) > MAX_NAME:

@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 
 from rewrite_engine.assets import rules_directory
+from rewrite_engine.collector import paused_gc
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.analysis import analyse
 from rewrite_engine.dsl.catalog import Catalog, default_catalog
@@ -115,6 +116,7 @@ class Examination:
     parts: Mapping[str, Part]
 
 
+@paused_gc()
 def examine(
     source: Source,
     path: Path | None,

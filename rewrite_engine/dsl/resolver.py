@@ -160,6 +160,8 @@ class _LeftSide:
         """Bindings after those that they refer to; None: they form a cycle."""
         by_name = {binding.name: binding for binding in bindings}
         graph = {name: references(b.term) for name, b in by_name.items()}
+        if not any(graph.values()):
+            return bindings
         try:
             order = tuple(TopologicalSorter(graph).static_order())
         except CycleError as error:

@@ -207,7 +207,7 @@ class Statements:
                 hint = "it is for `value`, `param`, `buffer` and `<-`"
                 self._report("E406", message, call.span, hint=hint)
         self._check_no_hook(value)
-        for name in sorted(names_read(expr) & self._loose):
+        for name in sorted(names_read(expr) & self._loose) if self._loose else ():
             message = f"`{name}` is not stored, so no node of the graph can read it"
             span = self._name_span(expr.span, name)
             hint = f"write `param {name} = …` or `buffer {name} = …`"

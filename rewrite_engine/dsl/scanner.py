@@ -34,9 +34,9 @@ _LANDMARK = re.compile(
 _TOKEN = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|\w+|[^\w\s]""")
 _ITEM = re.compile(
     r"""(?:^[ \t]*\#\#[^\n]*\n)*
-        ^[ \t]*(?=(?: (?:op|family|pattern|rule|pipeline) [ \t]+ [A-Za-z_]
-                    | use [ \t]+ ["A-Za-z_]
-                    | test [ \t]* " ))""",
+        ^[ \t]*(?: (?:op|family|pattern|rule|pipeline) [ \t]+ [A-Za-z_]
+                  | use [ \t]+ ["A-Za-z_]
+                  | test [ \t]* " )""",
     re.VERBOSE | re.MULTILINE,
 )
 _FORBIDDEN = re.compile("[\x00\ufeff\ud800-\udfff]")

@@ -106,8 +106,10 @@ def _is_anchored(term: Term) -> bool:
 
 
 def _disconnected_roots(rule: Rule) -> Iterator[Diagnostic]:
+    if len(rule.roots) < 2:
+        return
     reach = _reach(rule)
-    known = reach[rule.roots[0]] if rule.roots else frozenset()
+    known = reach[rule.roots[0]]
     spans = {binding.name: binding.span for binding in rule.bindings}
     for root in rule.roots[1:]:
         if not reach[root] & known:

@@ -127,6 +127,17 @@ class Spelling:
     _given: Signature = attrs.field(init=False, repr=False)
     """The signature of a call, without what a module holds."""
 
+    keys: tuple[CallKey, ...] = attrs.field(init=False, repr=False)
+    """Under which tables of calls, such as `OperatorPattern.calls`, have it."""
+
+    @keys.default
+    def _own_keys(self) -> tuple[CallKey, ...]:
+        targets = self.targets
+        keys = [(self.op, t if isinstance(t, str) else id(t)) for t in targets]
+        if self.form is not None and self.form.subclasses:
+            keys.append((SUBCLASS, id(self.target)))
+        return tuple(keys)
+
     @_given.default
     def _call_signature(self) -> Signature:
         if self.form is None:
@@ -150,14 +161,6 @@ class Spelling:
         """The targets of its calls: a packet of one overload is called like that."""
         packet = torch_ops.packet_of_one(self.target)
         return (self.target,) if packet is None else (self.target, packet)
-
-    @property
-    def keys(self) -> tuple[CallKey, ...]:
-        targets = self.targets
-        keys = [(self.op, t if isinstance(t, str) else id(t)) for t in targets]
-        if self.form is not None and self.form.subclasses:
-            keys.append((SUBCLASS, id(self.target)))
-        return tuple(keys)
 
     @property
     def runnable(self) -> tuple[str, Any]:

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from benches import bench_apply, bench_fold, bench_qat, models
+from benches import bench_apply, bench_compile, bench_fold, bench_qat, models
 from benches.workloads import WORKLOADS
 from rewrite_engine import engine, load, loads
 from rewrite_engine.dsl import loader
@@ -110,6 +110,19 @@ def test_bench_apply_prints_a_row_a_workload_and_writes_its_figures(capsys, tmp_
     assert [f["workload"] for f in figures] == [w.name for w in WORKLOADS]
     assert len(rows) == len(WORKLOADS)
     assert all(f["ours"] > 0 and f["inductor"] > 0 for f in figures)
+
+
+def test_bench_compile_prints_a_row_a_rule_set(capsys):
+    bench_compile.main(["--tiny"])
+    header, *rows = capsys.readouterr().out.strip().splitlines()
+    assert header.split()[:3] == ["rules", "number", "import"]
+    assert [row.split()[:2] for row in rows] == [["qat_fuse", "2"], ["2", "generated"]]
+
+
+def test_generated_rules_are_all_different():
+    rules = loads(bench_compile.generated(300))
+    assert len(rules) == 300  # equal ones would have been refused
+    assert all(rule.doc for rule in rules)
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
