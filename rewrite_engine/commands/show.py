@@ -44,6 +44,9 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--dot", action="store_true", help="print the graphs as Graphviz text"
     )
+    parser.add_argument(
+        "--program", action="store_true", help="show how the rule is looked for"
+    )
     parser.set_defaults(run=run)
 
 
@@ -52,8 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     path = _file_of(arguments.rule, arguments.file)
     from rewrite_engine import engine
 
-    rule = engine.load(path)[arguments.rule]
+    rules = engine.load(path)
+    rule = rules[arguments.rule]
     out = console.output()
+    if arguments.program:
+        from rewrite_engine.matching.program_text import program_text
+
+        out.print(program_text(rules.program, rule.name))
+        return DONE
     graphs = _graphs(rule, arguments)
     if arguments.dot:
         for title, module in graphs:

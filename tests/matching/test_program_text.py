@@ -1,0 +1,43 @@
+"""The matching program in words and as code."""
+
+from __future__ import annotations
+
+import pytest
+
+from rewrite_engine import cli, loads
+from rewrite_engine.matching.program_text import program_text
+
+RULES = loads(
+    """
+    rule first  { z = aten.relu.default(aten.add.Tensor(aten.neg.default(x), y))
+                  => z' = relu(x) }
+    rule second { z = aten.relu.default(aten.add.Tensor(x, 2.0)) => z' = relu(x) }
+    rule other  { z = aten.neg.default(aten.neg.default(x)) => z' = relu(x) }
+    """
+)
+
+
+def test_rules_share_the_tests_with_which_they_begin() -> None:
+    words, code = program_text(RULES.program, "second").split("\n\n", 1)
+    assert words.splitlines() == [
+        "at aten.relu.default:",
+        "  if argument 0 is aten.add.Tensor:",
+        "    if argument 0.0 is aten.neg.default:",
+        "      try first",
+        "    if argument 0.1 is 2.0:",
+        "      try second",
+    ]
+    assert code.startswith("def select(nodes, hits):\n    for n in nodes:\n")
+    compile(code, "<shown>", "exec")
+
+
+def test_a_rule_that_is_not_there_is_no_program() -> None:
+    with pytest.raises(KeyError):
+        program_text(RULES.program, "third")
+
+
+def test_the_command_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "fold_conv_bn", "qat_fold", "--program"]) == 0
+    shown = capsys.readouterr().out
+    assert "try fold_conv_bn" in shown
+    assert "def select(nodes, hits):" in shown
