@@ -15,9 +15,8 @@ import importlib.abc
 import importlib.machinery
 import os
 import random
-import signal
+import resource
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType
@@ -28,11 +27,10 @@ import attrs
 ROOT: Final = Path(__file__).parents[1]
 MUTATED: Final = ("matching", "rewriting")
 TESTS: Final = (
-    *("tests/matching", "tests/rewriting", "tests/language", "tests/test_rules.py"),
-    *("tests/test_misuse.py", "tests/test_engine.py"),
+    *("tests/matching", "tests/language", "tests/rewriting", "tests/test_misuse.py"),
 )
 SLOW: Final = "not scale and not anywhere and not shared_constants and not random"
-SECONDS: Final = 300
+SECONDS: Final = 240
 """After which a mutant counts as killed: it does not end."""
 
 _COMPARED: Final = {
@@ -181,16 +179,10 @@ def is_killed(mutant: Mutant | None) -> bool:
     """Whether a test fails with the mutant, or does not end; `None` changes nothing."""
     child = os.fork()
     if child == 0:
+        # Time of the processor: the machine may be busy with something else.
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         os._exit(_run_tests(mutant))
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status != 0
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
+    return os.waitpid(child, 0)[1] != 0
 
 
 def _run_tests(mutant: Mutant | None) -> int:

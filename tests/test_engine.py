@@ -400,6 +400,6 @@ def test_a_wrong_rule_raises_one_error_with_every_finding() -> None:
 def test_a_nested_graph_of_a_program_takes_no_new_constants() -> None:
     gm = graph_of(lambda f, x, y: f(aten.mul.Tensor, (x, y)))
     before = gm.graph.output_node()
-    state = ModuleState.of(gm, is_sealed=True)
+    state = ModuleState.of(gm, is_exported=True)
     with pytest.raises(Refused, match="takes no new constants"):
         state.add(Transaction(gm.graph), before, "w", torch.ones(3))
