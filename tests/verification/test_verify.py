@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from rewrite_engine import engine, load, loads
@@ -17,23 +19,30 @@ def codes(found: RuleVerification) -> set[str]:
     return {diagnostic.code for diagnostic in found.diagnostics}
 
 
-def assert_verified(library: str, most_instances: int | None) -> None:
+def assert_verified(
+    library: str, most_instances: int | None, measured: Callable[..., None]
+) -> None:
     found = engine.verify(load(library), trials=30, most_instances=most_instances)
     assert found.passed and not found.diagnostics, str(found)
     for rule in found.rules:
+        measured("R2", instances=rule.instances_run, trials=rule.trials)
         assert rule.instances_run == rule.instances > 0
         assert rule.fired >= rule.instances
         assert all(guard.matters for guard in rule.guards), rule.guards
 
 
+@pytest.mark.figure("R2")
 @pytest.mark.parametrize(("library", "most"), [("qat_fuse", None), ("bn_fold", 12)])
-def test_the_instances_of_shipped_rules_are_right(library: str, most: int) -> None:
-    assert_verified(library, most)
+def test_the_instances_of_shipped_rules_are_right(
+    library: str, most: int, measured: Callable[..., None]
+) -> None:
+    assert_verified(library, most, measured)
 
 
 @pytest.mark.long
-def test_every_instance_of_bn_fold_is_right() -> None:
-    assert_verified("bn_fold", None)
+@pytest.mark.figure("R2")
+def test_every_instance_of_bn_fold_is_right(measured: Callable[..., None]) -> None:
+    assert_verified("bn_fold", None, measured)
 
 
 RIGHT = {
