@@ -29,6 +29,9 @@ class OutputReads:
 
     def exchange(self, old: fx.Node, new: fx.Node) -> None:
         """Let the output read another value wherever it reads `old`."""
+        if new in self._moves:
+            # What reads `new` from here on is not what was moved away from it.
+            self.settle()
         is_new = self.output not in new.users
         self.record(self._take_back, old, new, is_new)
         self._moves[old] = new
