@@ -52,7 +52,9 @@ class Recipes:
         self._facts = state.facts
         self._types = types
         self._known: dict[Hashable, _Recipe] = {}
-        self._shared = memory.setdefault(types.convention, {})
+        # An exported program takes fewer calls than a module with the same records.
+        kept_for = types.convention, state.is_exported
+        self._shared = memory.setdefault(kept_for, {})
         self._repeatable: dict[CompiledRule, bool] = {}
 
     def outline(self, match: Match) -> Outline | None:
@@ -79,11 +81,11 @@ class Recipes:
         recipe = self._known.get(outline.key) or self._shared.get(outline.key)
         if recipe is None:
             return None
-        nodes = outline.nodes
-        held = [self._facts.constant(nodes[index]) for index in recipe.folding.read]
-        if held and not recipe.folding.fits(held):
+        nodes, folding = outline.nodes, recipe.folding
+        held = [self._facts.constant(nodes[index]) for index in folding.read]
+        if not folding.fits(held):
             return None
-        constants = recipe.folding.run(nodes, held) if held else []
+        constants = folding.run(nodes, held) if held or folding.calls else []
         return recipe.repeat(nodes, constants, before, self._store)
 
     def learn(self, outline: Outline, built: Built) -> None:

@@ -242,6 +242,22 @@ def test_what_is_not_finite_is_refused_in_repeated_matches(
     assert list(dict(gm.named_buffers())) == ["c1", "c0_d", "c2_d"]
 
 
+def test_constants_made_of_literals_are_computed_again(repeated: list[object]) -> None:
+    gm = traced(2.0, 2.0, 2.0)
+    rule = "rule r once { y = mul(x, $k) => buffer d = full([3], $k) y' = mul(x, d) }"
+    assert engine.apply(gm, loads(f"op full = aten.full.default\n{rule}")).modified
+    assert len(repeated) == 2
+    assert [each[0][0] for each in outputs(gm)] == [2.0] * 3
+
+
+def test_an_exported_program_repeats_nothing_that_it_may_not_call() -> None:
+    rules = loads("rule r { y = sigmoid(x) => y' = F.silu(x) }")
+    program = torch.export.export(torch.nn.Sigmoid(), (torch.ones(2),))
+    assert engine.apply(program.module(), rules).modified
+    (refusal,) = engine.apply(program, rules).report.refusals
+    assert "calls operators by their overloads" in refusal.reason
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_equal_layers_are_folded_alike(groups: int, repeated: list[object]) -> None:
     def convolution() -> torch.nn.Module:
