@@ -126,7 +126,8 @@ def _result_dtype(
     Calls whose result is no larger than all inputs together are run but once.
     """
     if _is_pointwise(target) and _stays_small(inputs):
-        return _pointwise_dtype(target, _frozen(args), _frozen(kwargs))
+        default = torch.get_default_dtype()  # of integers that are divided
+        return _pointwise_dtype(target, _frozen(args), _frozen(kwargs), default)
     if target is torch.ops.aten.reshape.default:
         return inputs[0].dtype
 
@@ -177,7 +178,11 @@ def _frozen(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _pointwise_dtype(target: Callable[..., Any], args: Any, kwargs: Any) -> torch.dtype:
+def _pointwise_dtype(
+    target: Callable[..., Any], args: Any, kwargs: Any, _default: torch.dtype
+) -> torch.dtype:
+    """The dtype of a result; `_default`, which torch looks up, is part of the key."""
+
     def thaw(item: Any) -> Any:
         if isinstance(item, _Kind):
             return torch.empty([] if item.is_scalar else [1], dtype=item.dtype)

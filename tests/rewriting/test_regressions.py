@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -360,3 +360,33 @@ def test_a_constant_that_is_folded_again_leaves_the_state(exported: bool) -> Non
     state = graph.state_dict if program is not None else graph.state_dict()
     assert len(state) == 1
     torch.testing.assert_close(run(X), expected)
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[Callable[[torch.dtype], None]]:
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+HALF = """rule r {
+  y = add(x, div(c, 2))
+  where c is const
+=>
+  buffer d = c / 2
+  y' = sub(x, neg(d))
+}"""
+
+
+def test_integers_divide_to_the_default_dtype_of_the_moment(
+    default_dtype: Callable[[torch.dtype], None],
+) -> None:
+    def body(f: Any, x: Any, y: Any, c: Any) -> Any:
+        return f(aten.add.Tensor, (x, f(aten.div.Tensor, (c, 2))))
+
+    for dtype in (torch.float32, torch.float64):
+        default_dtype(dtype)
+        gm = graph_of(body, c=torch.tensor([1, 2, 3]))
+        expected = gm(X, Y)
+        assert apply(HALF, gm).report.matches == 1
+        torch.testing.assert_close(gm(X, Y), expected)
