@@ -46,9 +46,8 @@ def lines(title: str, series: Mapping[str, Sequence[Point]]) -> str:
     (left, right), (low, high) = ((min(v), max(v)) for v in zip(*points, strict=True))
     top, bottom = 70.0 + 16 * len(series), 380.0 + 16 * len(series)
     body = list(_legend(list(series), down=True))
-    for place in range(math.ceil(math.log10(left)), int(math.log10(right)) + 1):
-        x = LEFT + (WIDTH - LEFT - 40) * _share(10**place, left, right)
-        body.append(_text(x, bottom + 18, f"{10**place:,} nodes", "middle"))
+    for value, x in ((left, LEFT), (right, WIDTH - 60)):
+        body.append(_text(x, bottom + 18, f"{value:,.0f} nodes", "middle"))
     for value in (low, high):
         y = bottom - (bottom - top) * _share(value, low, high)
         body.append(_text(LEFT - 8, y + 4, f"{value * 1e3:.3g} ms", "end"))

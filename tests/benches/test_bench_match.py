@@ -75,7 +75,7 @@ def test_lines_of_linear_growth_are_straight():
     (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in points)
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
-    assert "10,000 nodes" in figure
+    assert "100,000 nodes" in figure
 
 
 def test_labels_are_escaped():
