@@ -232,3 +232,17 @@ def test_an_effect_moves_only_if_something_is_built(
 ) -> None:
     left = "y = aten.bernoulli.default(x) m = mul(y, 1.0)"
     assert reasons(f"rule r {{ {left} => {right} }}", random_calls) == expected
+
+
+def test_two_roots_are_two_nodes() -> None:
+    twice = "rule r once { a = neg(x)  b = neg(x) => a' = abs(x)  b' = tanh(x) }"
+    found = reasons(twice, lambda f, x, w: f(aten.neg.default, (x,)))
+    assert found == ["two roots of the pattern are one node"]
+
+
+def test_a_root_is_no_inner_node_of_another() -> None:
+    text = "rule r once { a = relu(x)  b = relu(relu(x)) => a' = abs(x)  b' = tanh(x) }"
+    (found,) = reasons(
+        text, lambda f, x, w: f(aten.relu.default, (f(aten.relu.default, (x,)),))
+    )
+    assert "is also an inner node of the match" in found
