@@ -120,5 +120,5 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "prod": lambda scope, values: math.prod(values),
 }
 
-OF_THE_GRAPH = frozenset({"positive", "uses"})
+OF_THE_GRAPH = frozenset({"positive", "sibling_uses", "state_name", "uses"})
 """The functions that depend on more than the types and literals of their arguments."""

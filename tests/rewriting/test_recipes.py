@@ -224,6 +224,20 @@ def test_constants_of_another_kind_are_not_computed_alike(
     assert found == [torch.float32, torch.float64, torch.float64]
 
 
+@pytest.mark.parametrize(
+    "condition", ['state_name(c) == "c0"', 'sibling_uses(c, "c0") == 1']
+)
+def test_what_depends_on_names_is_built_for_each_match(
+    condition: str, repeated: list[object]
+) -> None:
+    gm = scaled(*[torch.float32] * 2)
+    rule = f"rule r once {{ y = mul(x, c) => y' = add(x, c) if {condition} else c }}"
+    expected = built_one_by_one(copy.deepcopy(gm), loads(rule))
+    engine.apply(gm, loads(rule))
+    assert not repeated
+    assert described(gm) == described(expected)
+
+
 def test_what_is_not_finite_is_refused_in_repeated_matches(
     repeated: list[object],
 ) -> None:
