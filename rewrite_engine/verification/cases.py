@@ -435,6 +435,10 @@ class _Builder:
         shape = None if example is None else example.types.get(name, Given()).shape
         if shape is not None:
             return attrs.evolve(operand, shape=shape)
+        if name in self.subject.positive:
+            operand = attrs.evolve(operand, content="positive")
+        if name in self.subject.axes:
+            return attrs.evolve(operand, shape=self._along(name, operand.shape))
         demanded = self.subject.types.get(name, Given()).dims
         if demanded is None:
             return operand
@@ -445,6 +449,14 @@ class _Builder:
             if isinstance(dim, nodes.LiteralName):
                 self.sizes.setdefault(dim.id, size)
         return attrs.evolve(operand, shape=fitting)
+
+    def _along(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape, all of whose elements lie along the one axis of a name."""
+        axis = self.subject.axes[name](_Known(self))
+        if not -len(shape) <= axis < len(shape):
+            raise Unsuitable(f"`{name}` has no axis {axis}")
+        along = range(len(shape))[axis]
+        return tuple(n if i == along else 1 for i, n in enumerate(shape))
 
     def _sizes_of(self, dims: tuple[nodes.Expr, ...]) -> Iterator[int]:
         for i, dim in enumerate(dims):

@@ -173,6 +173,13 @@ def _channelwise(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
     }
 
 
+def _prelu(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
+    x = _first(given, "input", "self")
+    shape = sizes.shape if x is None else tuple(x.shape)
+    weight = Operand(shape[1:2] or (1,))
+    return {**dict.fromkeys(("input", "self"), Operand(shape)), "weight": weight}
+
+
 def _layer_norm(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
     normalized = tuple(given["normalized_shape"])
     return {
@@ -268,7 +275,9 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "batch_norm": _channelwise,
     "instance_norm": _channelwise,
     "group_norm": _channelwise,
+    "prelu": _prelu,
     "layer_norm": _layer_norm,
+    "rms_norm": _layer_norm,
     "matmul": _product(0),
     "mm": _product(0),
     "bmm": _product(1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -42,7 +43,7 @@ class Example:
     literals: Mapping[str, Any]
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Subject:
     """A rule, compiled so that it fires once a place and that its guards are watched.
 
@@ -90,6 +91,26 @@ class Subject:
             found |= {str(n.target) for n in below(root) if n.op == "placeholder"}
         return frozenset(found)
 
+    @cached_property
+    def positive(self) -> frozenset[str]:
+        """The values that a guard demands to be positive."""
+        exprs = _demanded(self.rule)
+        return frozenset(n for e in exprs if (n := _argument_of(e, "positive")))
+
+    @cached_property
+    def axes(self) -> Mapping[str, Evaluate]:
+        """The axis of the values that a guard demands to have one: all their elements
+        lie along it, `numel(s) == size(s, axis)`.
+        """
+        found = {}
+        for expr in _demanded(self.rule):
+            match expr:
+                case nodes.Compare("==", count, nodes.Call(args=(_, axis)) as size):
+                    name = _argument_of(size, "size")
+                    if name is not None and name == _argument_of(count, "numel"):
+                        found[name] = compile_expr(axis)
+        return found
+
     def equations(self, name: str) -> Iterator[Equation]:
         """What a literal may be computed from, where guards compare it."""
         for expr in _parts(guard.expr for guard in self.rule.guards):
@@ -112,6 +133,14 @@ class Subject:
             values = [*known, *literals_of(parameter), *compared.get(name, ())]
             found[name] = tuple({(type(v), repr(v)): v for v in values}.values())
         return found
+
+
+def _argument_of(expr: nodes.Expr, function: str) -> str | None:
+    """The name that a function is asked about, if it is."""
+    match expr:
+        case nodes.Call(nodes.Name(id), (nodes.Name(name), *_)) if id == function:
+            return name
+    return None
 
 
 @attrs.frozen
