@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from rewrite_engine.engine import apply, load
+from rewrite_engine.engine import apply, load, loads
 from rewrite_engine.equalize.observers import (
     InputEqualizationObserver,
     UncalibratedWarning,
@@ -58,6 +58,7 @@ def convert(
             message = f"'{refusal.node}' is not equalized: {refusal.reason}"
             warnings.warn(message, RefusedWarning, stacklevel=2)
     partition.join()
+    apply(module, _exact_ranges())
     for name in dict(_observers(module)):
         module.delete_submodule(name)
     _name_scales(module, taken)
@@ -67,6 +68,39 @@ def convert(
 @functools.cache
 def _library(name: str) -> RuleSet:
     return load(name)
+
+
+@functools.cache
+def _exact_ranges() -> RuleSet:
+    """The range in front of a function that can be inverted, from the exact one after
+    it: it was widened when a scale went past. Where nothing did, nothing changes.
+    """
+    return loads(
+        """
+        use "fold_scales.rules" (range_observer)
+
+        rule before_dropout once {
+          p = range_observer(v, min_val=lo, max_val=hi, ..)
+          q = range_observer(dropout(p, train=false, ..), min_val=low, max_val=high, ..)
+        =>
+          own lo <- low
+          own hi <- high
+          keep p, q
+        }
+
+        rule before_leaky_relu once {
+          p = range_observer(v, min_val=lo, max_val=hi, ..)
+          y = leaky_relu(p, negative_slope=$slope, ..)
+          q = range_observer(y, min_val=low, max_val=high, ..)
+          where $slope > 0, $slope <= 1
+        =>
+          own lo <- minimum(low, low / $slope)
+          own hi <- minimum(high, high / $slope)
+          keep p, q
+        }
+        """,
+        "convert",
+    )
 
 
 def _observers(

@@ -274,3 +274,25 @@ def test_scales_of_half_precision_keep_their_digits(rules, large, small):
     equalized = convert(prepared, rules)
     want = x.double() @ w.double().T
     assert ((equalized(x) - want).abs().max() / want.abs().max()) < 2e-3
+
+
+@pytest.mark.parametrize("between", [nn.Dropout(0.5), nn.LeakyReLU(0.1)], ids=str)
+def test_ranges_before_functions_that_can_be_inverted_are_exact(between):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), between, nn.Linear(8, 4)).eval()
+    x = torch.randn(50, 6) * torch.logspace(-1, 1, 6)
+    mapping = ao.QConfigMapping().set_global(ao.default_qconfig)
+    gm = prepare_fx(model, mapping, (x,))
+    plain, prepared = copy.deepcopy(gm), prepare(gm)
+    plain(x)
+    prepared(x)
+    equalized = convert(prepared)
+    first = getattr(equalized, "0")
+    (scale,) = (b for n, b in equalized.named_buffers() if "_scale0" in n)
+    seen = first(x * scale)
+    observer = equalized.activation_post_process_1
+    torch.testing.assert_close(observer.max_val, seen.max())
+    torch.testing.assert_close(observer.min_val, seen.min())
+    untouched = convert(prepare(plain, EqualizationConfig(())))
+    for name, tensor in plain.named_buffers():
+        torch.testing.assert_close(untouched.get_buffer(name), tensor)
