@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import torch
 from torch import fx
@@ -52,6 +52,7 @@ def convert(
         for node in module.graph.find_nodes(op="call_module")
         if node.target in observers
     ]
+    spared = {name for name, _ in module.named_modules()} - _called(module)
     partition = part(module, calls)
     for refusal in apply(module, rules).report.refusals:
         if refusal.rule not in folding:
@@ -62,6 +63,7 @@ def convert(
     for name in dict(_observers(module)):
         module.delete_submodule(name)
     _name_scales(module, taken)
+    _drop_uncalled(module, spared)
     return module
 
 
@@ -109,6 +111,23 @@ def _observers(
     for name, child in module.named_children():
         if isinstance(child, InputEqualizationObserver):
             yield name, child
+
+
+def _called(module: fx.GraphModule) -> set[str]:
+    return {str(node.target) for node in module.graph.find_nodes(op="call_module")}
+
+
+def _drop_uncalled(module: fx.GraphModule, spared: Container[str]) -> None:
+    """Remove modules that a copy has taken the place of, and whatever is not `spared`
+    and neither called, nor part of what is, nor holds what the graph reads.
+    """
+    called = _called(module)
+    used = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
+    for name in [name for name, _ in module.named_modules()]:
+        inside = any(name == each or name.startswith(f"{each}.") for each in called)
+        holds = any(each.startswith(f"{name}.") for each in called | used)
+        if name not in spared and not inside and not holds:
+            module.delete_submodule(name)
 
 
 def _settle(observer: InputEqualizationObserver) -> None:

@@ -296,3 +296,22 @@ def test_ranges_before_functions_that_can_be_inverted_are_exact(between):
     untouched = convert(prepare(plain, EqualizationConfig(())))
     for name, tensor in plain.named_buffers():
         torch.testing.assert_close(untouched.get_buffer(name), tensor)
+
+
+@pytest.mark.parametrize(
+    "name", ["a shared producer", "one module twice in a row", "tied weights in a row"]
+)
+def test_modules_that_copies_replace_are_removed(name):
+    case = CASES[name]
+    model = case.model()
+    model.add_module("unused", nn.Linear(2, 2))
+    gm = fx.symbolic_trace(model)
+    gm.add_module("unused", model.unused)
+    prepared = prepare(gm)
+    prepared(case.input(1))
+    equalized = convert(prepared)
+    called = {n.target for n in equalized.graph.find_nodes(op="call_module")}
+    assert {name for name, _ in equalized.named_children()} == {*called, "unused"}
+    torch.testing.assert_close(
+        equalized(case.input(2)), case.model()(case.input(2)), rtol=1e-4, atol=1e-4
+    )
