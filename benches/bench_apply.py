@@ -134,14 +134,19 @@ def lines(timings: list[Timing]) -> Iterator[str]:
         )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and print; `--tiny` only shows that the benchmark runs."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parsed(description: str | None, arguments: list[str] | None) -> argparse.Namespace:
+    """The options of a benchmark on graphs of several sizes."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--tiny", action="store_true", help="small graphs, one run")
     parser.add_argument("--runs", type=int, default=5, help="runs each (default 5)")
     parser.add_argument("--nodes", type=int, nargs="+", help="sizes of the graphs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print; `--tiny` only shows that the benchmark runs."""
+    options = parsed(__doc__, arguments)
     torch.set_num_threads(1)
     sizes = options.nodes or (TINY if options.tiny else SIZES)
     runs = 1 if options.tiny else options.runs

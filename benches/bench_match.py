@@ -9,12 +9,10 @@ theirs takes minutes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
@@ -26,7 +24,7 @@ from torch._inductor import pattern_matcher as inductor
 from torch.fx.passes.utils.matcher_utils import SubgraphMatcher
 
 from benches import rule_sets
-from benches.bench_apply import seconds, walk
+from benches.bench_apply import parsed, seconds, walk
 from benches.workloads import WORKLOADS
 from rewrite_engine import loads
 from rewrite_engine.graph_facts import GraphFacts
@@ -171,12 +169,7 @@ def measured(
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print; `--tiny` only shows that the benchmark runs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="small graphs, one run")
-    parser.add_argument("--runs", type=int, default=5, help="runs each (default 5)")
-    parser.add_argument("--nodes", type=int, nargs="+", help="sizes of the graphs")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args(arguments)
+    options = parsed(__doc__, arguments)
     torch.set_num_threads(1)
     sizes = options.nodes or (TINY_SIZES if options.tiny else SIZES)
     counts = TINY_COUNTS if options.tiny else COUNTS

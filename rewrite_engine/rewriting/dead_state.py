@@ -24,7 +24,8 @@ def drop_unread(
     Other names of the same tensors go, too. State that is read under its name, or
     belongs to a submodule that is called, stays.
     """
-    dead = {id(attribute(root, name)) for name in names if _place(root, name)}
+    found = [attribute(root, name) for name in names if _place(root, name)]
+    dead = {id(tensor) for tensor in found if tensor is not None}
     if not dead:
         return
     modules = list(root.modules())
