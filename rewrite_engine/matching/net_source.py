@@ -9,7 +9,7 @@ of one shape share theirs, so that a thousand rules need little of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, Final
@@ -56,7 +56,17 @@ def _called_key(call: CallKey) -> Hashable:
     return target if op in ("call_function", "call_method") else _MODULE
 
 
+ANY: Final = object()
+"""The key under which a table has all rules that it leads to."""
+
+Table = dict[Hashable, Any]
+"""Functions that go on, for each key; or more tables, for as many levels as are asked.
+
+(Recursive: `dict[Hashable, Table | tuple[NetFunction, ...] | tuple[int, ...]]`.)
+"""
+
 _HELPERS: Final[Mapping[str, Any]] = {
+    "ANY": ANY,
     "Node": fx.Node,
     "PLAIN": PLAIN,
     "UNKNOWN": UNKNOWN,
@@ -77,20 +87,37 @@ class NetFunction:
     keys: Mapping[str, frozenset[Hashable]]
     rules: Mapping[str, tuple[int, ...]]
     rules_by_key: Mapping[str, Mapping[Hashable, tuple[int, ...]]]
-    functions: Mapping[str, Mapping[Hashable, tuple[NetFunction, ...]]]
+    functions: Mapping[str, Table]
 
     def compiled(self) -> Callable[..., None]:
         """The function, and with it those that it calls."""
-        tables = {name: _compiled(table) for name, table in self.functions.items()}
+        made = {function: function.compiled() for function in self.called()}
+        tables = {name: _compiled(t, made) for name, t in self.functions.items()}
         own = {**self.keys, **self.rules, **self.rules_by_key, **tables}
         return FunctionType(_code(self.text), {**_HELPERS, **own})
 
+    def called(self) -> dict[NetFunction, None]:
+        """The functions that it calls, in a stable order."""
+        tables = self.functions.values()
+        return dict.fromkeys(f for table in tables for f in _functions(table))
 
-def _compiled(
-    table: Mapping[Hashable, tuple[NetFunction, ...]],
-) -> dict[Hashable, Callable[..., None]]:
-    made = {f: f.compiled() for functions in table.values() for f in functions}
-    return {key: _all_of([made[f] for f in table[key]]) for key in table}
+
+def _functions(table: Table) -> Iterator[NetFunction]:
+    for key, ways in table.items():
+        if isinstance(ways, dict):
+            yield from _functions(ways)
+        elif key is not ANY:
+            yield from ways
+
+
+def _compiled(table: Table, made: Mapping[NetFunction, Any]) -> dict[Hashable, Any]:
+    compiled: dict[Hashable, Any] = {}
+    for key, ways in table.items():
+        if isinstance(ways, dict):
+            compiled[key] = _compiled(ways, made)
+        else:
+            compiled[key] = ways if key is ANY else _all_of([made[f] for f in ways])
+    return compiled
 
 
 def _all_of(functions: list[Callable[..., None]]) -> Callable[..., None]:
@@ -139,9 +166,8 @@ class _Emitter:
     keys: dict[str, frozenset[Hashable]] = attrs.field(factory=dict)
     rules: dict[str, tuple[int, ...]] = attrs.field(factory=dict)
     by_key: dict[str, dict[Hashable, tuple[int, ...]]] = attrs.field(factory=dict)
-    functions: dict[str, dict[Hashable, tuple[NetFunction, ...]]] = attrs.field(
-        factory=dict
-    )
+    functions: dict[str, Table] = attrs.field(factory=dict)
+    made: dict[Branch, NetFunction] = attrs.field(factory=dict)
 
     def finished(self) -> NetFunction:
         text = "\n".join(self.lines) + "\n"
@@ -168,7 +194,7 @@ class _Emitter:
 
     def _hit_all(self, tests: Mapping[Test, Branch]) -> None:
         self.indent += 1
-        self._hit({rule for b in tests.values() for rule in b.rules_below()})
+        self._hit(_rules_below(tests.values()))
         self.indent -= 1
 
     def _load(self, position: Position, tests: Mapping[Test, Branch]) -> None:
@@ -185,9 +211,8 @@ class _Emitter:
         self, value: str, kind: type[Test], tests: Mapping[Test, Branch]
     ) -> None:
         if kind is IsCall:
-            functions = all(isinstance(k, int) for test in tests for k in keys_of(test))
-            target = f"id({value}.target)" if functions else f"called({value})"
-            self.line(f"key = {target} if {value}.__class__ is Node else None")
+            keys = (key for test in tests for key in keys_of(test))
+            self.line(f"key = {_call_key(value, keys)}")
             return
         plain = f"{value} if {value}.__class__ in PLAIN else literal_key({value})"
         self.line(f"key = {plain}")
@@ -223,15 +248,90 @@ class _Emitter:
     def _find_function(
         self, tests: Mapping[Test, Branch], known: tuple[Position, ...]
     ) -> None:
+        """By a table; what all branches ask next is asked here, of tables in it."""
+        asked = _asked_by_all(list(tests.values()), known)
+        known = (*known, *asked)
         name = f"F{len(self.functions)}"
-        ways = self.functions[name] = {}
-        for test, branch in tests.items():
-            function = _branch_function(branch, known)
-            for key in keys_of(test):
-                ways[key] = (*ways.get(key, ()), function)
+        self.functions[name] = self._table(tests.items(), len(asked), known)
         self.line(f"go_on = {name}.get(key)")
+        for position, called_keys in asked.items():
+            self.line("if go_on is not None:")
+            self.indent += 1
+            self._go_on_here(position, called_keys)
         self.line("if go_on is not None:")
         self.line(f"    go_on({_arguments(known)})")
+
+    def _go_on_here(self, position: Position, keys: Iterable[Hashable]) -> None:
+        owner, value = _value(position[:-1]), _value(position)
+        self.line("try:")
+        self.line(f"    {value} = {owner}.{_ARGUMENTS}[{position[-1]}]")
+        self.line("except IndexError:")
+        self.line("    hits[n] = hits.get(n, ()) + go_on[ANY]")
+        self.line("    go_on = None")
+        self.line("else:")
+        self.line(f"    go_on = go_on.get({_call_key(value, keys)})")
+
+    def _table(
+        self,
+        tests: Iterable[tuple[Test, Branch]],
+        levels: int,
+        known: tuple[Position, ...],
+    ) -> Table:
+        """The ways on by key: functions, or where more levels are asked, tables.
+
+        These have under `ANY` all rules that they lead to.
+        """
+        found: dict[Hashable, list[Branch]] = {}
+        for test, branch in tests:
+            for key in keys_of(test):
+                found.setdefault(key, []).append(branch)
+        if levels == 0:
+            return {k: tuple(self._function(b, known) for b in found[k]) for k in found}
+        table: dict[Hashable, Any] = {}
+        for key, branches in found.items():
+            below = [test for b in branches for test in _only_tests(b).items()]
+            table[key] = self._table(below, levels - 1, known)
+            table[key][ANY] = _rules_below(branches)
+        return table
+
+    def _function(self, branch: Branch, known: tuple[Position, ...]) -> NetFunction:
+        if branch not in self.made:
+            self.made[branch] = _branch_function(branch, known)
+        return self.made[branch]
+
+
+def _asked_by_all(
+    branches: list[Branch], known: tuple[Position, ...]
+) -> dict[Position, set[Hashable]]:
+    """Where all branches look for a call, and for nothing else, and so on below these;
+    with the keys that they look for.
+    """
+    asked: dict[Position, set[Hashable]] = {}
+    while True:
+        questions = {question for b in branches for question in b.tests}
+        if len(questions) != 1 or not all(b.tests and not b.rules for b in branches):
+            return asked
+        ((position, kind),) = questions
+        if kind is not IsCall or position in known or position in asked:
+            return asked
+        tests = [test for b in branches for test in _only_tests(b).items()]
+        asked[position] = {key for test, _ in tests for key in keys_of(test)}
+        branches = [branch for _, branch in tests]
+
+
+def _rules_below(branches: Iterable[Branch]) -> tuple[int, ...]:
+    return tuple(sorted({rule for b in branches for rule in b.rules_below()}))
+
+
+def _only_tests(branch: Branch) -> Mapping[Test, Branch]:
+    (tests,) = branch.tests.values()
+    return tests
+
+
+def _call_key(value: str, keys: Iterable[Hashable]) -> str:
+    functions = all(isinstance(key, int) for key in keys)
+    target = f"id({value}.target)" if functions else f"called({value})"
+    return f"{target} if {value}.__class__ is Node else None"
 
 
 def _arguments(known: tuple[Position, ...]) -> str:

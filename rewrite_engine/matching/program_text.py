@@ -83,8 +83,7 @@ def _functions(function: NetFunction) -> list[NetFunction]:
     """A function and those it calls; of those with the same code, the first."""
     found, todo = {function.text: function}, [function]
     while todo:
-        tables = todo.pop().functions.values()
-        for each in (f for table in tables for fs in table.values() for f in fs):
+        for each in todo.pop().called():
             if each.text not in found:
                 found[each.text] = each
                 todo.append(each)
