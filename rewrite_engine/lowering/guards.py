@@ -29,6 +29,8 @@ class Condition:
     reads: frozenset[str]
     binds: frozenset[str]
     evaluate: Evaluate = attrs.field(repr=False)
+    is_local: bool = False
+    """Whether literals, types, and what is constant decide it."""
 
     def holds(self, scope: Scope) -> bool:
         try:
@@ -43,7 +45,8 @@ def compile_guard(
     """`patterns` gives the pattern of each `v ~ p` in the guard by its span."""
     reads, binds = frozenset(_reads(expr)), frozenset(_binds(expr))
     evaluate = _compile(expr, patterns)
-    return Condition(text, reason, reads - binds, binds, evaluate)
+    is_local = all(map(_is_local, _parts(expr)))
+    return Condition(text, reason, reads - binds, binds, evaluate, is_local)
 
 
 def compile_expr(expr: nodes.Expr) -> Evaluate:
@@ -63,12 +66,25 @@ def names_bound(expr: nodes.Expr) -> tuple[str, ...]:
 
 def reads_only_types(expr: nodes.Expr) -> bool:
     """Whether an expression asks nothing about a graph but types and literals."""
-    match expr:
-        case nodes.IsConst() | nodes.Matches():
-            return False
-        case nodes.Call(callee) if callee.id in OF_THE_GRAPH:
-            return False
-    return all(map(reads_only_types, _children(expr)))
+    parts = list(_parts(expr))
+    return all(map(_is_local, parts)) and not any(
+        isinstance(part, nodes.IsConst) for part in parts
+    )
+
+
+def _is_local(part: nodes.Expr) -> bool:
+    """Whether a part of an expression asks nothing about the readers of values, what
+    constants hold, or calls of the graph.
+    """
+    if isinstance(part, nodes.Call):
+        return part.callee.id not in OF_THE_GRAPH
+    return not isinstance(part, nodes.Matches)
+
+
+def _parts(expr: nodes.Expr) -> Iterator[nodes.Expr]:
+    yield expr
+    for child in _children(expr):
+        yield from _parts(child)
 
 
 def _reads(expr: nodes.Expr) -> Iterator[str]:

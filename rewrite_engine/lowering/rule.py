@@ -12,8 +12,11 @@ from rewrite_engine.dsl import checked
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.instances import Instance, instances
 from rewrite_engine.lowering.operators import OperatorPattern
-from rewrite_engine.lowering.patterns import Operators, build_matcher
-from rewrite_engine.lowering.replacements import build_replacement
+from rewrite_engine.lowering.patterns import Operators, build_matcher, guards_of
+from rewrite_engine.lowering.replacements import (
+    build_replacement,
+    follows_from_types,
+)
 from rewrite_engine.source import Source, Span
 
 
@@ -92,6 +95,25 @@ class CompiledRule:
             for node in (*stated, *graph.output_node().args[0].values())
             if node.target not in markers.EVALUATED
         )
+
+    @cached_property
+    def is_local(self) -> bool:
+        """Whether the calls, literals and types that a search looks at, and what of it
+        is constant, decide what it finds and what that becomes.
+        """
+        return (
+            len(self.roots) == 1
+            and all(guard.is_local for guard in guards_of(self.matcher_graph))
+            and follows_from_types(self.replacement_graph)
+        )
+
+    @cached_property
+    def names_read(self) -> frozenset[str]:
+        """The names that guards and the right side read, or that are replaced."""
+        guards = (guard.reads for guard in guards_of(self.matcher_graph))
+        given = self.replacement_graph.find_nodes(op="placeholder")
+        read = (str(node.target) for node in given)
+        return frozenset().union(*guards, read, self.replaced)
 
     def instances(self) -> tuple[Instance, ...]:
         """Every concrete, runnable pair, for all rows, options and alternatives."""

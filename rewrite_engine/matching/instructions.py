@@ -43,6 +43,10 @@ class Machine:
     accept: Callable[[Registers], bool]
     budget: int
     pending: list[tuple[Instruction, Registers]] = attrs.field(factory=list)
+    looked_at: dict[fx.Node, None] = attrs.field(factory=dict)
+    """The nodes that were looked at as calls, on all paths."""
+    refuted: bool = False
+    """Whether a guard has ended a path."""
 
     def run(self, entry: Instruction, registers: Registers) -> bool:
         """Whether some path from `entry` reaches an `Accept` that is accepted."""
@@ -264,8 +268,11 @@ class Check(Linked):
     scope: Callable[[Registers, GraphFacts], Any]
 
     def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        holds = self.condition.holds(self.scope(registers, machine.facts))
-        return self.next if holds else None
+        if self.condition.holds(self.scope(registers, machine.facts)):
+            following: Instruction = self.next
+            return following
+        machine.refuted = True
+        return None
 
 
 @attrs.define(eq=False)
@@ -300,6 +307,7 @@ class Call(Linked):
         node = registers[self.source]
         if not isinstance(node, fx.Node):
             return None
+        machine.looked_at[node] = None
         readings = look_up(self.readings, node, machine.facts)
         if readings is None:
             return None

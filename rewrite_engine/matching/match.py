@@ -23,12 +23,23 @@ class CapturedCalls:
 
 
 @attrs.frozen(eq=False)
+class View:
+    """What a search looked at before its first match."""
+
+    calls: tuple[fx.Node, ...]
+    """The nodes that it looked at as calls, on the paths that failed, too."""
+    refuted: bool
+    """Whether a guard has ended a path."""
+
+
+@attrs.frozen(eq=False)
 class Match:
     """One place where a rule's left side holds.
 
     `bindings` gives what each name stands for: a node, a literal, a list, a
     `CapturedCalls`, or None for what is absent. `calls` are the matched calls in graph
     order, each with the spelling in which it was found; `roots` the anchors' nodes.
+    `view` is what the search looked at, None if it has refused another match before.
     """
 
     rule: CompiledRule
@@ -36,6 +47,7 @@ class Match:
     calls: dict[fx.Node, Spelling]
     roots: tuple[fx.Node, ...]
     row: int
+    view: View | None = None
 
     @property
     def anchor(self) -> fx.Node:

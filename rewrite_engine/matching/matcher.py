@@ -17,7 +17,7 @@ from rewrite_engine.matching.instructions import (
     Registers,
     SearchLimitError,
 )
-from rewrite_engine.matching.match import CapturedCalls, Match
+from rewrite_engine.matching.match import CapturedCalls, Match, View
 from rewrite_engine.matching.program import Program, RuleProgram
 from rewrite_engine.matching.readings import UNBOUND
 
@@ -54,7 +54,7 @@ def match_at(
     none is left.
     """
     search = _Search(program, facts, judge)
-    machine = Machine(facts, search.accept, STEPS)
+    machine = search.machine = Machine(facts, search.accept, STEPS)
     try:
         machine.run(program.entry, program.registers(anchor))
     except SearchLimitError:
@@ -69,19 +69,25 @@ class _Search:
     program: RuleProgram
     facts: GraphFacts
     judge: Judge
+    machine: Machine = attrs.field(init=False)
     match: Match | None = None
     reason: str | None = None
 
     def accept(self, registers: Registers) -> bool:
         reason = self._refusal(registers)
         if reason is None:
-            match = read_match(self.program, registers)
+            match = read_match(self.program, registers, self._view())
             reason = self.judge(match)
             if reason is None:
                 self.match = match
                 return True
         self.reason = self.reason or reason
         return False
+
+    def _view(self) -> View | None:
+        if self.reason is not None:
+            return None
+        return View(tuple(self.machine.looked_at), self.machine.refuted)
 
     def _refusal(self, registers: Registers) -> str | None:
         for check in self.program.refusals:
@@ -90,7 +96,9 @@ class _Search:
         return None
 
 
-def read_match(program: RuleProgram, registers: Registers) -> Match:
+def read_match(
+    program: RuleProgram, registers: Registers, view: View | None = None
+) -> Match:
     """The match that the registers of an accepted path describe."""
     bindings = {name: _named(registers[slot]) for name, slot in program.names.items()}
     for name, layout in program.captures.items():
@@ -103,7 +111,8 @@ def read_match(program: RuleProgram, registers: Registers) -> Match:
         bindings[name] = None if root is None else CapturedCalls(root, hole, calls)
     row = 0 if program.row is None else (_bound(registers[program.row]) or 0)
     roots = tuple(registers[slot] for slot in program.roots)
-    return Match(program.rule, bindings, dict(_calls(program, registers)), roots, row)
+    found = dict(_calls(program, registers))
+    return Match(program.rule, bindings, found, roots, row, view)
 
 
 def _calls(
