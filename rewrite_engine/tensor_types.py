@@ -7,14 +7,14 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.nn import Module
 
 VALUE_KEYS: Final = ("val", "example_value")
 """Where export and ATen tracing, and where dynamo, keep the fake value of a node."""
 
+_STRIDED: Final = torch.strided
 _STATIC: Final = frozenset({int})
-
-_TABLES: Final = ("_parameters", "_buffers", "_modules")
 
 UNKNOWN: Final = object()
 """Stands for the value of a node of which none is recorded."""
@@ -32,9 +32,9 @@ class TensorType(NamedTuple):
 
 def type_of(value: object) -> TensorType | None:
     """The type of a tensor, fake or real; None for anything else."""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, Tensor):
         return None
-    stride = value.stride() if value.layout is torch.strided else ()
+    stride = value.stride() if value.layout is _STRIDED else ()
     return TensorType(value.dtype, tuple(value.shape), stride, value.device)
 
 
@@ -48,28 +48,32 @@ def compatible(old: fx.Node, new: fx.Node) -> str | None:
 
 def recorded(node: fx.Node) -> Any:
     """The value recorded for a node, UNKNOWN if there is none."""
-    return next((node.meta[key] for key in VALUE_KEYS if key in node.meta), UNKNOWN)
+    meta = node.meta
+    for key in VALUE_KEYS:
+        if key in meta:
+            return meta[key]
+    return UNKNOWN
 
 
 def attribute(module: torch.nn.Module, target: str) -> Any:
     """What a `get_attr` reads, UNKNOWN if it is not there."""
     value: Any = module
     for name in target.split("."):
-        value = _member(value, name)
+        if isinstance(value, Module):
+            # What a module holds is found without its slow `__getattr__`. It does not
+            # register what is an attribute of it already.
+            held = value.__dict__
+            if (
+                name in (table := held["_modules"])
+                or name in (table := held["_parameters"])
+                or name in (table := held["_buffers"])
+            ):
+                value = table[name]
+                continue
+        value = getattr(value, name, UNKNOWN)
         if value is UNKNOWN:
             return UNKNOWN
     return value
-
-
-def _member(owner: Any, name: str) -> Any:
-    """An attribute; what a module holds is found without its slow `__getattr__`."""
-    if isinstance(owner, torch.nn.Module):
-        # A module does not register what is an attribute of it already.
-        held = owner.__dict__
-        for table in _TABLES:
-            if name in held[table]:
-                return held[table][name]
-    return getattr(owner, name, UNKNOWN)
 
 
 def is_static(sizes: Iterable[object]) -> bool:

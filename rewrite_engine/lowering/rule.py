@@ -97,14 +97,19 @@ class CompiledRule:
         )
 
     @cached_property
+    def is_repeatable(self) -> bool:
+        """Whether the literals and types of a match decide what it becomes."""
+        return follows_from_types(self.replacement_graph)
+
+    @cached_property
     def is_local(self) -> bool:
         """Whether the calls, literals and types that a search looks at, and what of it
         is constant, decide what it finds and what that becomes.
         """
         return (
             len(self.roots) == 1
+            and self.is_repeatable
             and all(guard.is_local for guard in guards_of(self.matcher_graph))
-            and follows_from_types(self.replacement_graph)
         )
 
     @cached_property

@@ -22,6 +22,7 @@ from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import may_name_nodes, retarget
 from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.fixups import Moves, describe
+from rewrite_engine.rewriting.outlines import Outline
 from rewrite_engine.rewriting.recipes import Recipes
 from rewrite_engine.rewriting.safety import (
     Refused,
@@ -188,31 +189,48 @@ class Driver:
         return done[0]
 
     def _search(self, rule: RuleProgram, node: fx.Node, done: list[Built]) -> Outcome:
+        """The first match at a node that can be rewritten; it is in `done`, then."""
+        found = self._recipes.find(rule.rule, node)
+        refusal = None if found is None else self._judge(*found, done)
+        if found is not None and refusal is None:
+            return Outcome(found[0])
+        # The search finds this match again, and others after it.
+        refusals = iter([] if refusal is None else [refusal])
+
         def judge(match: Match) -> str | None:
-            reason = None if self._guard is None else self._guard(match)
-            if reason is not None:
-                return reason
-            mark = self.transaction.mark()
-            try:
-                done.append(self._rewrite(match))
-            except (Refused, ValueInferenceError) as refusal:
-                if self.transaction.mark() > mark:
-                    self.transaction.rollback(mark)
-                    self._aliases = None
-                return str(refusal)
-            return None
+            return next(refusals, None) or self._judge(match, None, done)
 
         return match_at(rule, node, self._state.facts, judge)
+
+    def _judge(
+        self, match: Match, outline: Outline | None, done: list[Built]
+    ) -> str | None:
+        reason = None if self._guard is None else self._guard(match)
+        return reason or self._attempt(match, outline, done)
+
+    def _attempt(
+        self, match: Match, outline: Outline | None, done: list[Built]
+    ) -> str | None:
+        """Rewrite a match, or say why not and leave it as it was."""
+        mark = self.transaction.mark()
+        try:
+            done.append(self._rewrite(match, outline))
+        except (Refused, ValueInferenceError) as refusal:
+            if self.transaction.mark() > mark:
+                self.transaction.rollback(mark)
+                self._aliases = None
+            return str(refusal)
+        return None
 
     def _note(self, tally: _Tally, node: fx.Node, outcome: Outcome) -> None:
         if outcome.reason is not None:
             _log.debug("refused at %s: %s", node, outcome.reason)
             tally.refusals[node] = outcome.reason
 
-    def _rewrite(self, match: Match) -> Built:
+    def _rewrite(self, match: Match, outline: Outline | None) -> Built:
         aliases = self.aliases
         site = find_site(match, aliases)
-        built = self._make(match, site.before)
+        built = self._make(match, outline or self._recipes.outline(match), site.before)
         check_reads(built.created, built.replaced)
         effects = {node: aliases.add(node) for node in built.created}
         for old, new in built.replaced.items():
@@ -227,9 +245,8 @@ class Driver:
         self._moves.update(moves)
         return built
 
-    def _make(self, match: Match, before: fx.Node) -> Built:
+    def _make(self, match: Match, outline: Outline | None, before: fx.Node) -> Built:
         """The new nodes, whose types and effects are those of what they replace."""
-        outline = self._recipes.outline(match)
         built = None if outline is None else self._recipes.repeat(outline, before)
         if built is not None:
             self._check_constants(match, built)
@@ -241,7 +258,7 @@ class Driver:
                 raise Refused(f"the replacement of '{old}' does not fit: {reason}")
         self._check_effects_kept(match, built)
         if outline is not None:
-            self._recipes.learn(outline, built)
+            self._recipes.learn(match, outline, built)
         return built
 
     def _replace(self, match: Match, built: Built) -> None:

@@ -18,7 +18,6 @@ from torch.fx.immutable_collections import immutable_list
 
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.literals import is_literal
-from rewrite_engine.lowering.replacements import follows_from_types
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.build import Built, name_hint
@@ -29,9 +28,16 @@ from rewrite_engine.rewriting.folding import (
     computing,
     constant_node_value,
 )
-from rewrite_engine.rewriting.outlines import CALLS, Outline, Unrepeatable, outline_of
+from rewrite_engine.rewriting.outlines import (
+    CALLS,
+    Outline,
+    Outliner,
+    Reach,
+    Unrepeatable,
+)
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
+from rewrite_engine.rewriting.twins import Twin
 from rewrite_engine.rewriting.values import Derivation, ValueTypes
 
 
@@ -46,62 +52,99 @@ class Recipes:
         transaction: Transaction,
         state: State,
         types: ValueTypes,
-        memory: dict[Any, dict[Hashable, _Recipe]],
+        memory: dict[Any, _Memory],
     ) -> None:
         self._store = Store(transaction, state, types)
         self._facts = state.facts
         self._types = types
-        self._known: dict[Hashable, _Recipe] = {}
+        self._outliner = Outliner(state.facts, types)
+        self._known: dict[Hashable, _Known] = {}
         # An exported program takes fewer calls than a module with the same records.
         kept_for = types.convention, state.is_exported
-        self._shared = memory.setdefault(kept_for, {})
-        self._repeatable: dict[CompiledRule, bool] = {}
+        self._shared = memory.setdefault(kept_for, _Memory())
+
+    def find(self, rule: CompiledRule, anchor: fx.Node) -> tuple[Match, Outline] | None:
+        """The match that a search at this node would find first, if one with an equal
+        outline is known.
+        """
+        for reach in self._shared.reaches.get(rule, ()):
+            try:
+                outline = self._outliner.at(rule, anchor, reach)
+            except Unrepeatable:
+                return None
+            known = None if outline is None else self._recall(outline)
+            if outline is not None and known is not None and known.twin is not None:
+                return known.twin.match(outline.nodes), outline
+        return None
 
     def outline(self, match: Match) -> Outline | None:
         """What the right side of a match depends on; None if on more than that."""
         try:
-            if not self._is_repeatable(match.rule):
-                return None
-            return outline_of(match, self._facts, self._types)
+            return self._outliner.of(match) if match.rule.is_repeatable else None
         except Unrepeatable:
             return None
 
-    def _is_repeatable(self, rule: CompiledRule) -> bool:
-        known = self._repeatable.get(rule)
-        if known is None:
-            known = follows_from_types(rule.replacement_graph)
-            self._repeatable[rule] = known
-        return known
+    def _recall(self, outline: Outline) -> _Known | None:
+        return self._known.get(outline.key) or self._shared.known.get(outline.key)
 
     def repeat(self, outline: Outline, before: fx.Node) -> Built | None:
         """The nodes of an equal match again, on this one's operands.
 
         Raises: Refused, if the constants that it folds are none, or become inf or nan.
         """
-        recipe = self._known.get(outline.key) or self._shared.get(outline.key)
-        if recipe is None:
+        known = self._recall(outline)
+        if known is None:
             return None
-        nodes, folding = outline.nodes, recipe.folding
+        recipe, nodes = known.recipe, outline.nodes
+        folding = recipe.folding
         held = [self._facts.constant(nodes[index]) for index in folding.read]
         if not folding.fits(held):
             return None
         constants = folding.run(nodes, held) if held or folding.calls else []
         return recipe.repeat(nodes, constants, before, self._store)
 
-    def learn(self, outline: Outline, built: Built) -> None:
+    def learn(self, match: Match, outline: Outline, built: Built) -> None:
         """Remember what a match became; `built` has passed every check on its types."""
         try:
             recipe = _Recorder.record(outline.nodes, built, self._types, self._facts)
+            twin = None if outline.reach is None else Twin.of(match, outline)
         except Unrepeatable:
             return
-        self._known[outline.key] = recipe
+        known = self._known[outline.key] = _Known(recipe, twin)
         if outline.is_static:
-            if len(self._shared) >= _MOST_SHARED:
-                self._shared.clear()
-            self._shared[outline.key] = recipe
+            self._shared.add(outline.key, known)
+        if outline.reach is not None:
+            self._shared.reach(match.rule, outline.reach)
 
 
-_MOST_SHARED: Final = 1_000
+class _Known(NamedTuple):
+    """What is known of equal matches."""
+
+    recipe: _Recipe
+    twin: Twin | None
+    """None if it takes a search to find them."""
+
+
+_MOST_KNOWN: Final = 1_000
+_MOST_REACHES: Final = 4
+
+
+@attrs.frozen(eq=False)
+class _Memory:
+    """What outlives a run."""
+
+    known: dict[Hashable, _Known] = attrs.field(factory=dict)
+    reaches: dict[CompiledRule, dict[Reach, None]] = attrs.field(factory=dict)
+
+    def add(self, key: Hashable, known: _Known) -> None:
+        if len(self.known) >= _MOST_KNOWN:
+            self.known.clear()
+        self.known[key] = known
+
+    def reach(self, rule: CompiledRule, reach: Reach) -> None:
+        """Look as far for other matches of a rule; the latest reaches are kept."""
+        reaches = [reach, *self.reaches.get(rule, ())][:_MOST_REACHES]
+        self.reaches[rule] = dict.fromkeys(reaches)
 
 
 class _Operand(int):

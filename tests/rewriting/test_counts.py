@@ -74,16 +74,17 @@ def test_every_node(nodes: int, counts: Counter[str]) -> None:
     gm, rules = workload.build(nodes), loads(workload.rule)
     matches = workload.matches(gm.graph)
     size = len(gm.graph.nodes)
-    # A match reads three calls, which lose their arguments and go, and makes one, which
-    # its one user is set to read.
+    # A match has three calls, which lose their arguments and go, and makes one, which
+    # its one user is set to read. The first is searched for, and so is the next, which
+    # reads the result of a call; the others are equal to that.
     assert applied(gm, rules, counts) == {
         "anchors tested": matches,
         "arguments set": 4 * matches,
-        "calls read": 3 * matches,
+        "calls read": 3 * 2,
         "created": matches,
         "effects indexed": size + matches,
         "erased": 3 * matches,
-        "instructions": 8 * matches,
+        "instructions": 8 * 2,
     }
 
 
@@ -98,13 +99,15 @@ def test_conv_bn_pairs(pairs: int, counts: Counter[str]) -> None:
     gm, rules = models.capture(*models.conv_bn_pairs(pairs)), load("qat_fuse")
     size = len(gm.graph.nodes)
     found = applied(gm, rules, counts)
-    # Pairs with a bias alternate with others.
+    # Pairs with a bias alternate with others. The first differs in its channels; from
+    # the fourth on all are known.
+    searches = min(pairs, 3)
     assert found["created"] == 25 * pairs // 2
     assert found["erased"] == 2 * pairs
-    assert found["calls read"] == 2 * pairs
-    assert found["guards"] == 4 * pairs
+    assert found["calls read"] == 2 * searches
+    assert found["guards"] == 4 * searches
     assert found["effects indexed"] == size + found["created"]
-    assert found["instructions"] < 30 * pairs
+    assert found["instructions"] < 30 * searches
 
 
 @pytest.mark.parametrize("count", [10, 60])

@@ -1,0 +1,174 @@
+"""What is found without a search is what a search finds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from benches import models
+from rewrite_engine import engine, load, loads
+from rewrite_engine.graph_text import graph_text
+from rewrite_engine.matching import matcher
+from rewrite_engine.rewriting.recipes import Recipes
+from rewrite_engine.ruleset import RuleSet
+
+aten = torch.ops.aten
+Calls = Callable[[fx.Graph, fx.Node, fx.Node], fx.Node]
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The anchors of all searches."""
+    found: list[object] = []
+
+    class Counting(matcher.Machine):
+        def run(self, entry: Any, registers: Any) -> bool:
+            found.append(registers[0])
+            return super().run(entry, registers)
+
+    monkeypatch.setattr(matcher, "Machine", Counting)
+    return found
+
+
+def sites(*calls: Calls) -> fx.GraphModule:
+    """A graph with a site of each kind, on values of its own."""
+    graph, root = fx.Graph(), torch.nn.Module()
+    root.register_buffer("c", torch.ones(2, 3))
+    results = []
+    for index, build in enumerate(calls):
+        x, y = graph.placeholder(f"x{index}"), graph.placeholder(f"y{index}")
+        x.meta["val"], y.meta["val"] = torch.ones(2, 3), torch.ones(2, 3)
+        results.append(build(graph, x, y))
+    graph.output(tuple(results))
+    return fx.GraphModule(root, graph)
+
+
+def searched(gm: fx.GraphModule, rules: RuleSet) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipes, "find", lambda self, rule, anchor: None)
+        return engine.apply(gm, rules)
+
+
+def call(target: Any) -> Callable[..., Calls]:
+    """A call on the values of other calls, which get graph, x and y."""
+
+    def of(*args: Any, **kwargs: Any) -> Calls:
+        def build(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
+            def operand(arg: Any) -> Any:
+                return arg(graph, x, y) if callable(arg) else arg
+
+            named = {name: operand(arg) for name, arg in kwargs.items()}
+            node = graph.call_function(target, tuple(map(operand, args)), named)
+            node.meta["val"] = torch.ones(2, 3)
+            return node
+
+        return build
+
+    return of
+
+
+def X(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:  # noqa: N802 - a value
+    return x
+
+
+def Y(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:  # noqa: N802 - a value
+    return y
+
+
+def half(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
+    other = graph.placeholder(f"{x.name}_half")
+    other.meta["val"] = torch.ones(2, 3, dtype=torch.float16)
+    return other
+
+
+def constant(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
+    return graph.get_attr("c")
+
+
+def read_twice(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
+    inner = relu(X)(graph, x, y)
+    neg(lambda *_: inner)(graph, x, y)
+    return add(lambda *_: inner, Y)(graph, x, y)
+
+
+relu, neg = call(aten.relu.default), call(aten.neg.default)
+add, mul = call(aten.add.Tensor), call(aten.mul.Tensor)
+SITES = {
+    "equal": ("y = add(relu(a), b)", add(relu(X), Y), add(relu(X), Y)),
+    "other": ("y = add(relu(a), b)", add(relu(X), Y), add(neg(X), Y)),
+    "order": ("y = add(relu(a), b)", add(relu(X), Y), add(Y, relu(X))),
+    "shared": ("y = add(relu(a), a)", add(relu(X), X), add(relu(X), Y)),
+    "unshared": ("y = add(relu(a), b)", add(relu(X), Y), add(relu(X), X)),
+    "literal": ("y = add(relu(a), 1)", add(relu(X), 1), add(relu(X), 2)),
+    "kind": ("y = add(relu(a), $k)", add(relu(X), 1), add(relu(X), 1.0)),
+    "keyword": ("y = add(a, b)", add(X, Y), add(X, Y, alpha=2)),
+    "option": ("y = add(relu?(a), b)", add(X, Y), add(relu(X), Y)),
+    "no option": ("y = add(relu?(a), b)", add(relu(X), Y), add(X, Y)),
+    "below": ("y = relu(relu(neg(a)) | a)", relu(relu(X)), relu(relu(neg(X)))),
+    "constant": (
+        "y = add(relu(a), b)\n where b is const",
+        add(relu(X), constant),
+        add(relu(X), Y),
+    ),
+    "dtype": ("y = add(a, b)\n where b: f32", add(X, Y), add(X, half)),
+    "failed guard": (
+        "y = neg(relu(t)) | neg(t)\n where t: f16",
+        neg(relu(X)),
+        neg(relu(half)),
+    ),
+    "outside reader": ("y = add(relu(a), b)", add(relu(X), Y), read_twice),
+    "chain": (
+        "y = relu^+(a)\n where rank(a) == 2",
+        relu(relu(X)),
+        relu(relu(relu(X))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_second_place(name: str, turned: bool) -> None:
+    left, *calls = SITES[name]
+    free = "a" if "a)" in left or "a," in left else "t"
+    rules = loads(f"rule r once {{ {left}\n => y' = sigmoid({free}) }}")
+    gm = sites(*(calls[::-1] if turned else calls), *calls)
+    expected = copy.deepcopy(gm)
+    refusals = searched(expected, rules).report.refusals
+    # Some of the places have been seen, then all.
+    for _ in range(2):
+        found = copy.deepcopy(gm)
+        assert engine.apply(found, rules).report.refusals == refusals
+        assert graph_text(found) == graph_text(expected)
+
+
+@pytest.mark.parametrize("library", ["qat_fuse", "bn_fold"])
+def test_equal_layers_need_no_search(library: str, searches: list[object]) -> None:
+    gm, rules = models.capture(*models.conv_bn_pairs(6)), load(library)
+    expected = copy.deepcopy(gm)
+    searched(expected, load(library))
+    matches = engine.apply(copy.deepcopy(gm), rules).report.matches
+    searches.clear()
+    report = engine.apply(gm, rules).report
+    assert report.matches == matches
+    assert len(searches) == report.rules[0].candidates - matches
+    assert graph_text(gm) == graph_text(expected)
+
+
+def test_a_guard_of_the_caller_is_asked_once_for_each_match() -> None:
+    rules = loads("rule r once { y = add(relu(a), b) => y' = sigmoid(a) }")
+    gm = sites(*[add(relu(X), Y)] * 4)
+    asked: list[str] = []
+
+    def guard(match: Any) -> str | None:
+        asked.append(match.anchor.name)
+        return "odd" if len(asked) % 2 else None
+
+    report = engine.apply(gm, rules, guard=guard).report
+    assert asked == [f"add_tensor{each}" for each in ("", "_1", "_2", "_3")]
+    assert [refusal.reason for refusal in report.refusals] == ["odd", "odd"]
+    assert report.matches == 2
