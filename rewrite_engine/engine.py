@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rewrite_engine.extracting.selection import extract
     from rewrite_engine.hooks import Hook, Hooks
     from rewrite_engine.loading import Modules
+    from rewrite_engine.matching.machine import Judge
     from rewrite_engine.matching.match import Match
-    from rewrite_engine.matching.matcher import Judge
     from rewrite_engine.module_forms import ModuleClass
     from rewrite_engine.rewriting.driver import Limits
     from rewrite_engine.rewriting.run import Model, Recompile, Result

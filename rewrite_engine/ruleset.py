@@ -22,7 +22,7 @@ from rewrite_engine.report import Report
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from rewrite_engine.matching.matcher import Judge
+    from rewrite_engine.matching.machine import Judge
     from rewrite_engine.matching.program import Program
     from rewrite_engine.rewriting.driver import Limits
     from rewrite_engine.rewriting.run import Model, Recompile, Result, Watcher

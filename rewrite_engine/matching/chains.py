@@ -6,12 +6,8 @@ from typing import Any
 
 import attrs
 
-from rewrite_engine.matching.instructions import (
-    Instruction,
-    Linked,
-    Machine,
-    Registers,
-)
+from rewrite_engine.matching.instructions import Stepped
+from rewrite_engine.matching.machine import Machine, Registers, Step
 from rewrite_engine.matching.readings import UNBOUND
 
 
@@ -33,14 +29,14 @@ class ChainSlots:
     least: int
 
 
-@attrs.define(eq=False)
-class Enter(Linked):
+@attrs.define(eq=False, slots=False)
+class Enter(Stepped):
     """Start of a chain: no link yet."""
 
     source: int
     chain: ChainSlots
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
         chain = self.chain
         registers[chain.current] = registers[self.source]
         registers[chain.calls] = ()
@@ -50,30 +46,30 @@ class Enter(Linked):
         return self.next
 
 
-@attrs.define(eq=False)
-class Repeat:
+@attrs.define(eq=False, slots=False)
+class Repeat(Stepped):
     """One more link, or what the chain stands on: the longest chain comes first."""
 
     chain: ChainSlots
     link: Any = None
     done: Any = None
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
         if registers[self.chain.count] >= self.chain.least:
             machine.pending.append((self.done, registers.copy()))
         for slot in self.chain.local:
             registers[slot] = UNBOUND
-        first: Instruction = self.link
+        first: Step = self.link
         return first
 
 
-@attrs.define(eq=False)
-class Advance(Linked):
+@attrs.define(eq=False, slots=False)
+class Advance(Stepped):
     """End of a link: keep what it bound, go on where its hole is."""
 
     chain: ChainSlots
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
         chain = self.chain
         for slot, gathered in chain.lists:
             value = registers[slot]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -10,7 +10,7 @@ from torch import fx
 
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import Condition
-from rewrite_engine.lowering.operators import CallKey, OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import (
     Way,
     below,
@@ -24,22 +24,19 @@ from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.chains import Advance, ChainSlots, Enter, Repeat
 from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
-from rewrite_engine.matching.program import CaptureLayout, RuleProgram
-from rewrite_engine.matching.readings import Reading
+from rewrite_engine.matching.layouts import CaptureLayout, MatchLayout
+from rewrite_engine.matching.program import RuleProgram
+from rewrite_engine.matching.readings import readings
 from rewrite_engine.matching.sketches import sketches
 from rewrite_engine.matching.structure import (
     calls_between,
-    defaults,
     is_others,
     operands,
-    orders,
     shared_node,
 )
 
 Block = list[Any]
 """Instructions in the order in which they run, before they are linked."""
-
-Readings = Mapping[CallKey, tuple[Reading, ...]]
 
 
 @attrs.define(eq=False)
@@ -58,7 +55,6 @@ class RuleCompiler:
     definite: set[fx.Node] = attrs.field(factory=set)
     possible: set[fx.Node] = attrs.field(factory=set)
     waiting: list[Condition] = attrs.field(factory=list)
-    readings: dict[fx.Node, Readings] = attrs.field(factory=dict)
 
     @classmethod
     def compile(cls, rule: CompiledRule) -> RuleProgram:
@@ -73,30 +69,33 @@ class RuleCompiler:
         guards = guards_of(self.matcher)
         refusals = [guard for guard in guards if guard.reason is not None]
         self.waiting = [guard for guard in guards if guard.reason is None]
-        block: Block = []
+        block: Block = [code.Start()]
         roots = []
         for index, root in enumerate(roots_of(self.matcher)):
             register = 0 if index == 0 else self._climb(root, block)
             self._visit_all([(root, register)], block, outermost=True)
             roots.append(register)
-        block += [self._check(guard) for guard in self.waiting]
-        block.append(code.Accept())
+        block += map(self._check, [*self.waiting, *refusals])
+        block.append(code.Accept(self._layout(tuple(roots))))
+        entry = link(block, None)
         return RuleProgram(
+            self.rule, entry, self.size, sketches(roots_of(self.matcher)[0])
+        )
+
+    def _layout(self, roots: tuple[int, ...]) -> MatchLayout:
+        calls = (
+            (self.slots[node], spelling)
+            for node, spelling in self.spelling_slots.items()
+            if "each" not in node.meta
+        )
+        return MatchLayout(
             self.rule,
-            link(block, None),
-            self.size,
             self._names(),
-            tuple(
-                (self.slots[node], spelling)
-                for node, spelling in self.spelling_slots.items()
-                if "each" not in node.meta
-            ),
+            tuple(calls),
             dict(self._captures()),
             tuple(chain.calls for chain in self.chains.values()),
             self.row,
-            tuple(roots),
-            tuple(self._check(guard) for guard in refusals),
-            sketches(roots_of(self.matcher)[0]),
+            roots,
         )
 
     # --- registers ---
@@ -227,6 +226,11 @@ class RuleCompiler:
         if pattern.target is markers.chain:
             return self._chain(pattern, register, block)
         if pattern.target is markers.maybe:
+            inner = pattern.args[0]
+            if _may_be_absent(inner):
+                block.append(code.BindOptional(register, self.slots[inner]))
+                self.possible.add(inner)
+                return []
             branches = self._branches(ways_of(pattern), register)
             block.append((code.IfAbsent(register), branches))
         elif pattern.target not in (markers.anything, markers.hole):
@@ -292,46 +296,29 @@ class RuleCompiler:
     def _call(
         self, pattern: fx.Node, register: int, block: Block
     ) -> list[tuple[Any, int]]:
-        given = operands(pattern)
-        first = self.size
-        registers = [self._register() for _ in given]
-        block.append(code.Call(register, first, self._readings_of(pattern)))
-        return list(zip(given.values(), registers, strict=True))
-
-    def _readings_of(self, pattern: fx.Node) -> Readings:
-        """A call may be reached along several ways, and is read alike on all."""
-        if pattern not in self.readings:
-            self.readings[pattern] = {
-                key: tuple([r for s in spellings for r in self._readings(pattern, s)])
-                for key, spellings in pattern.target.calls().items()
-            }
-        return self.readings[pattern]
-
-    def _readings(self, pattern: fx.Node, spelling: Spelling) -> Iterator[Reading]:
         operator: OperatorPattern = pattern.target
-        named = [spelling.canonical_name(key) for key in operands(pattern)]
-        for order in orders(operator, spelling.row, named):
-            read = tuple(order.get(name, name) for name in named)
-            mentioned = set(read)
-            fixed = () if ... in pattern.args else tuple(defaults(spelling, mentioned))
-            yield Reading(
-                spelling,
-                spelling.reordered(order),
-                read,
-                fixed,
+        given = operands(pattern)
+        registers = tuple(self._register() for _ in given)
+        block.append(
+            code.Call(
+                register,
+                registers,
+                readings(operator, tuple(given), ... in pattern.args),
                 self.slots[pattern],
                 self.spelling_slots[pattern],
-                self.row if operator.is_slot else None,
-                tuple(self._row_literals(operator, spelling.row)),
-                operator.conditions[spelling.row] if order else None,
+                self._family(operator) if operator.is_slot else None,
             )
+        )
+        return list(zip(given.values(), registers, strict=True))
 
-    def _row_literals(
-        self, operator: OperatorPattern, row: int
-    ) -> Iterator[tuple[int, Any]]:
+    def _family(self, operator: OperatorPattern) -> code.FamilySlots:
+        assert self.row is not None
         placeholders = placeholders_of(self.matcher)
-        for name, value in operator.literals[row].items():
-            yield self.slots[placeholders[name]], value
+        literals = (
+            {self.slots[placeholders[name]]: value for name, value in row.items()}
+            for row in operator.literals
+        )
+        return code.FamilySlots(self.row, tuple(literals))
 
     # --- guards and further roots ---
 
@@ -355,7 +342,8 @@ class RuleCompiler:
     def _check(self, guard: Condition) -> code.Check:
         names = self._names()
         wanted = {name: names[name] for name in guard.reads | guard.binds}
-        return code.Check(guard, scope_factory(wanted, self._guard_pattern))
+        scope = scope_factory(wanted, self._guard_pattern)
+        return code.Check(guard, scope, tuple(names[name] for name in guard.binds))
 
     def _guard_pattern(self, pattern: fx.Node) -> GuardPattern:
         """The program of a pattern inside a guard; it sees the rule's names."""
@@ -365,7 +353,7 @@ class RuleCompiler:
         # Names of the rule may be bound already: every node is compared.
         compiler.possible = set(below(pattern)) & set(compiler.slots)
         compiler._visit_all([(pattern, register)], block)
-        block.append(code.Accept())
+        block.append(code.Found())
         return GuardPattern(link(block, None), register, compiler.size)
 
     def _climb(self, root: fx.Node, block: Block) -> int:
@@ -375,6 +363,12 @@ class RuleCompiler:
         register = self._register()
         block.append(code.Climb(self.slots[shared], depth, register))
         return register
+
+
+def _may_be_absent(pattern: Any) -> bool:
+    """Whether it is the name of a value that may be absent, and nothing else."""
+    is_name = isinstance(pattern, fx.Node) and pattern.op == "placeholder"
+    return is_name and pattern.meta["role"] == "value" and pattern.meta["optional"]
 
 
 def link(block: Block, after: Any) -> Any:

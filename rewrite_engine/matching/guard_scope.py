@@ -10,8 +10,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.matching import instructions as code
-from rewrite_engine.matching.instructions import STEPS, Registers
+from rewrite_engine.matching.machine import Machine, Registers, Step
 from rewrite_engine.matching.readings import UNBOUND
 
 
@@ -19,7 +18,7 @@ from rewrite_engine.matching.readings import UNBOUND
 class GuardPattern:
     """The program of a guard's pattern; it shares the registers of its rule."""
 
-    entry: code.Instruction
+    entry: Step
     register: int
     size: int
 
@@ -27,7 +26,7 @@ class GuardPattern:
         extra = [UNBOUND] * (self.size - len(registers))
         copy = registers + extra
         copy[self.register] = node
-        return code.Machine(facts, lambda _: True, STEPS).run(self.entry, copy)
+        return Machine(facts, lambda match: None).run(self.entry, copy)
 
 
 @attrs.define(eq=False)

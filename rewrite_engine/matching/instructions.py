@@ -1,139 +1,181 @@
 """The instruction set of the matching program.
 
-A program is a graph of instructions over a list of registers. An instruction reads
-and writes registers and returns the next one, or None when this path fails. Paths that
-are still to be tried wait in `Machine.pending`, each with its own registers, so
-alternatives backtrack fully and nothing recurses.
+An instruction reads and writes registers and leads to the next one, or fails. Those
+that most rules need add their source to that of the run which they are in; where the
+others stand, a run ends and a `step` is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.guards import Condition
-from rewrite_engine.lowering.literals import is_literal, literals_equal
-from rewrite_engine.lowering.operators import CallKey, look_up
-from rewrite_engine.matching.readings import UNBOUND, Reading
-
-STEPS = 10_000
-"""Instructions that the search at one candidate may take."""
-
-Registers = list[Any]
+from rewrite_engine.lowering.literals import literals_equal
+from rewrite_engine.matching.layouts import MatchLayout
+from rewrite_engine.matching.machine import ACCEPTED, Machine, Registers, Step
+from rewrite_engine.matching.readings import UNBOUND, Operands, Reading, Readings
+from rewrite_engine.matching.run_code import RunCode
 
 
-class Instruction(Protocol):
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        """Do the work; the next instruction, or None if this path fails."""
-
-
-class SearchLimitError(Exception):
-    """A candidate took more steps than its budget allows."""
-
-
-@attrs.define(eq=False)
-class Machine:
-    """One search: the facts it may ask about, what ends it, and its waiting paths."""
-
-    facts: GraphFacts
-    accept: Callable[[Registers], bool]
-    budget: int
-    pending: list[tuple[Instruction, Registers]] = attrs.field(factory=list)
-    looked_at: dict[fx.Node, None] = attrs.field(factory=dict)
-    """The nodes that were looked at as calls, on all paths."""
-    refuted: bool = False
-    """Whether a guard has ended a path."""
-
-    def run(self, entry: Instruction, registers: Registers) -> bool:
-        """Whether some path from `entry` reaches an `Accept` that is accepted."""
-        pending = self.pending
-        bottom = len(pending)
-        instruction: Instruction | None = entry
-        while True:
-            while instruction is not None:
-                self.budget -= 1
-                if self.budget < 0:
-                    raise SearchLimitError
-                if instruction is ACCEPTED:
-                    del pending[bottom:]
-                    return True
-                instruction = instruction.step(registers, self)
-            if len(pending) == bottom:
-                return False
-            instruction, registers = pending.pop()
-
-
-class _Accepted:
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        raise AssertionError("the machine stops here")
-
-
-ACCEPTED: Instruction = _Accepted()
-
-
-@attrs.define(eq=False)
-class Linked:
-    """An instruction with one successor, set when its block is linked."""
+@attrs.define(eq=False, slots=False)
+class Instruction:
+    """Has one successor, set when its block is linked."""
 
     next: Any = attrs.field(default=None, init=False, repr=False)
 
+    def emit(self, code: RunCode) -> Instruction | None:
+        """Add the source; the instruction that follows in this run, if one does."""
+        raise NotImplementedError
 
-@attrs.define(eq=False)
-class Accept(Linked):
-    """The pattern is complete: ask whether the match is wanted."""
+    @property
+    def code(self) -> RunCode:
+        """The source of the run that starts here."""
+        code, instruction = RunCode(), self
+        while instruction is not None:
+            following = instruction.emit(code)
+            instruction = following  # type: ignore[assignment]
+        return code
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        return ACCEPTED if machine.accept(registers) else None
+    @cached_property
+    def function(self) -> Callable[[Registers, Machine], Step | None]:
+        """What does the run that starts here, made when it is first needed."""
+        return self.code.function()
 
 
-@attrs.define(eq=False)
-class BindValue(Linked):
-    """A graph value: the first one seen, and the same node from then on."""
+@attrs.define(eq=False, slots=False)
+class Stepped(Instruction):
+    """One that is rare, or whose successor is found out by running it."""
 
-    source: int
-    slot: int
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
+        """Do the work; the next step, or None if this path fails."""
+        raise NotImplementedError
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        value = registers[self.source]
-        bound = registers[self.slot]
-        if bound is value:
-            return None if value is None else self.next
-        if bound is not UNBOUND or not isinstance(value, fx.Node):
-            return None
-        registers[self.slot] = value
+    @cached_property
+    def function(self) -> Callable[[Registers, Machine], Step | None]:
+        return self.step
+
+    def emit(self, code: RunCode) -> Instruction | None:
+        code.save()
+        code.line(f"return {code.constant(self.step)}(r, machine)")
+        return None
+
+
+# --- start and end ---
+
+
+@attrs.define(eq=False, slots=False)
+class Start(Instruction):
+    """The beginning of a rule's program: nothing but the anchor is known."""
+
+    def emit(self, code: RunCode) -> Instruction | None:
+        code.is_first = True
+        code.line("v0 = r[0]")
+        code.put(0, "v0")
         return self.next
 
 
-@attrs.define(eq=False)
-class BindLiteral(Linked):
-    """A literal: the first one seen, and an equal one from then on."""
+@attrs.define(eq=False, slots=False)
+class Accept(Instruction):
+    """The pattern is complete: ask whether the match is wanted."""
+
+    layout: MatchLayout
+
+    def emit(self, code: RunCode) -> Instruction | None:
+        match = self.layout.source(code)
+        code.line(f"return machine.accept({match})")
+        return None
+
+
+@attrs.define(eq=False, slots=False)
+class Found(Stepped):
+    """The pattern of a guard is complete."""
+
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
+        return ACCEPTED
+
+
+# --- names and literals ---
+
+
+@attrs.define(eq=False, slots=False)
+class _Bind(Instruction):
+    """A name: the first value seen, and the same one from then on."""
 
     source: int
     slot: int
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        value = registers[self.source]
-        if not is_literal(value):
-            return None
-        bound = registers[self.slot]
-        if bound is UNBOUND:
-            registers[self.slot] = value
-            return self.next
-        return self.next if literals_equal(bound, value) else None
+    def emit(self, code: RunCode) -> Instruction | None:
+        value = code.value(self.source)
+        if code.is_unbound(self.slot):
+            code.fail_if(f"not ({self.fits(value)})")
+            code.put(self.slot, value)
+        elif code.is_bound(self.slot):
+            code.fail_if(self.differs(code.value(self.slot), value))
+        else:
+            bound = code.value(self.slot)
+            code.line(f"if {bound} is UNBOUND and ({self.fits(value)}):")
+            code.line(f"    {bound} = {value}")
+            code.line(f"elif {self.differs(bound, value)}:")
+            code.line("    return None")
+            code.put(self.slot, bound)
+        return self.next
+
+    def fits(self, value: str) -> str:
+        """Whether a value may be bound, as source."""
+        raise NotImplementedError
+
+    def differs(self, bound: str, value: str) -> str:
+        """Whether a value is not the one that is bound, as source."""
+        raise NotImplementedError
 
 
-@attrs.define(eq=False)
-class BindList(Linked):
+@attrs.define(eq=False, slots=False)
+class BindValue(_Bind):
+    """A graph value."""
+
+    def fits(self, value: str) -> str:
+        return f"isinstance({value}, Node)"
+
+    def differs(self, bound: str, value: str) -> str:
+        return f"{bound} is not {value} or {value} is None"
+
+
+@attrs.define(eq=False, slots=False)
+class BindOptional(_Bind):
+    """A graph value or `None`, which means that it is absent in the whole match."""
+
+    def fits(self, value: str) -> str:
+        return f"{value} is None or isinstance({value}, Node)"
+
+    def differs(self, bound: str, value: str) -> str:
+        return f"{bound} is not {value}"
+
+
+@attrs.define(eq=False, slots=False)
+class BindLiteral(_Bind):
+    """A literal; the others are equal to the first."""
+
+    def fits(self, value: str) -> str:
+        return f"{value}.__class__ in PLAIN or is_literal({value})"
+
+    def differs(self, bound: str, value: str) -> str:
+        return f"not literals_equal({bound}, {value})"
+
+
+@attrs.define(eq=False, slots=False)
+class BindList(Stepped):
     """`*xs`: a list of graph values."""
 
     source: int
     slot: int
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
         values = registers[self.source]
         bound = registers[self.slot]
         if not all(isinstance(value, fx.Node) for value in values):
@@ -144,58 +186,50 @@ class BindList(Linked):
         return self.next if list(values) == bound else None
 
 
-@attrs.define(eq=False)
-class Equal(Linked):
+@attrs.define(eq=False, slots=False)
+class Equal(Instruction):
     """A literal that the pattern spells out."""
 
     source: int
     literal: Any
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        same = literals_equal(self.literal, registers[self.source])
-        return self.next if same else None
+    def emit(self, code: RunCode) -> Instruction | None:
+        value, literal = code.value(self.source), code.constant(self.literal)
+        if literals_equal(self.literal, self.literal):  # not so for NaN
+            code.line(f"if {value} is not {literal}:")
+            code.line(f"    if not literals_equal({literal}, {value}):")
+            code.line("        return None")
+        else:
+            code.fail_if(f"not literals_equal({literal}, {value})")
+        return self.next
 
 
-@attrs.define(eq=False)
-class Same(Linked):
+@attrs.define(eq=False, slots=False)
+class Same(Instruction):
     """A pattern node that this path has matched before."""
 
     source: int
     slot: int
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        return self.next if registers[self.source] is registers[self.slot] else None
+    def emit(self, code: RunCode) -> Instruction | None:
+        code.fail_if(f"{code.value(self.source)} is not {code.value(self.slot)}")
+        return self.next
 
 
-@attrs.define(eq=False)
-class Record(Linked):
+@attrs.define(eq=False, slots=False)
+class Record(Instruction):
     """Remember what a named alternative or a capture stands for."""
 
     source: int
     slot: int
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        registers[self.slot] = registers[self.source]
+    def emit(self, code: RunCode) -> Instruction | None:
+        code.put(self.slot, code.value(self.source))
         return self.next
 
 
-@attrs.define(eq=False)
-class Once(Linked):
-    """A pattern node that some paths have matched before, and others have not."""
-
-    source: int
-    slot: int
-    first: Any = attrs.field(default=None, init=False, repr=False)
-
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        bound = registers[self.slot]
-        if bound is UNBOUND:
-            return self.first
-        return self.next if bound is registers[self.source] else None
-
-
-@attrs.define(eq=False)
-class Unpack(Linked):
+@attrs.define(eq=False, slots=False)
+class Unpack(Instruction):
     """A list operand: `head` items, at most one run of others, `tail` items."""
 
     source: int
@@ -203,56 +237,78 @@ class Unpack(Linked):
     others: int | None
     tail: tuple[int, ...]
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        items = registers[self.source]
-        if not isinstance(items, (list, tuple)):
-            return None
-        extra = len(items) - len(self.head) - len(self.tail)
-        if extra < 0 or (extra > 0 and self.others is None):
-            return None
-        for register, item in zip(self.head, items, strict=False):
-            registers[register] = item
-        for register, item in zip(
-            self.tail, items[len(items) - len(self.tail) :], strict=True
-        ):
-            registers[register] = item
-        if self.others is not None:
-            registers[self.others] = items[len(self.head) : len(self.head) + extra]
+    def emit(self, code: RunCode) -> Instruction | None:
+        items, least = code.value(self.source), len(self.head) + len(self.tail)
+        sign = "!=" if self.others is None else "<"
+        code.fail_if(f"not isinstance({items}, (list, tuple))")
+        code.fail_if(f"len({items}) {sign} {least}")
+        registers = (
+            *self.head,
+            *(() if self.others is None else (self.others,)),
+            *self.tail,
+        )
+        names = [f"*v{r}" if r == self.others else f"v{r}" for r in registers]
+        if names:
+            code.line(f"[{', '.join(names)}] = {items}")
+        for register in registers:
+            code.put(register, f"v{register}")
         return self.next
 
 
-@attrs.define(eq=False)
-class Fork:
+# --- alternatives ---
+
+
+@attrs.define(eq=False, slots=False)
+class Once(Stepped):
+    """A pattern node that some paths have matched before, and others have not."""
+
+    source: int
+    slot: int
+    first: Any = attrs.field(default=None, init=False, repr=False)
+
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
+        bound = registers[self.slot]
+        if bound is UNBOUND:
+            first: Step = self.first
+            return first
+        return self.next if bound is registers[self.source] else None
+
+
+@attrs.define(eq=False, slots=False)
+class Fork(Instruction):
     """Alternatives: the first is tried now, the others when it fails."""
 
     branches: list[Any] = attrs.field(factory=list)
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        for branch in reversed(self.branches[1:]):
-            machine.pending.append((branch, registers.copy()))
-        return self.branches[0]
+    def emit(self, code: RunCode) -> Instruction | None:
+        code.save()
+        first, *others = self.branches
+        for branch in reversed(others):
+            code.line(f"machine.pending.append(({code.constant(branch)}, r.copy()))")
+        return first
 
 
-@attrs.define(eq=False)
-class IfAbsent:
+@attrs.define(eq=False, slots=False)
+class IfAbsent(Stepped):
     """An optional operand: not given (or `None`) takes the first way."""
 
     source: int
     absent: Any = None
     present: Any = None
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
         missing = registers[self.source] is None
-        return self.absent if missing else self.present
+        way: Step = self.absent if missing else self.present
+        return way
 
 
-@attrs.define(eq=False)
-class Forget(Linked):
+@attrs.define(eq=False, slots=False)
+class Forget(Stepped):
     """Optional names of a part that is skipped: absent in the whole match."""
 
     slots: tuple[int, ...]
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
         for slot in self.slots:
             if registers[slot] is not UNBOUND and registers[slot] is not None:
                 return None
@@ -260,30 +316,40 @@ class Forget(Linked):
         return self.next
 
 
-@attrs.define(eq=False)
-class Check(Linked):
-    """A guard without a reason: it filters as soon as its names are bound."""
+# --- guards and further roots ---
+
+
+@attrs.define(eq=False, slots=False)
+class Check(Instruction):
+    """A guard: it filters as soon as its names are bound, or it refuses the match."""
 
     condition: Condition
     scope: Callable[[Registers, GraphFacts], Any]
+    binds: tuple[int, ...]
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        if self.condition.holds(self.scope(registers, machine.facts)):
-            following: Instruction = self.next
-            return following
-        machine.refuted = True
-        return None
+    def emit(self, code: RunCode) -> Instruction | None:
+        code.save()
+        condition, scope = code.constant(self.condition), code.constant(self.scope)
+        code.line(f"if not {condition}.holds({scope}(r, machine.facts)):")
+        refused = self.condition.reason is not None
+        code.line(
+            f"    return machine.refuse({condition}.reason)"
+            if refused
+            else "    return None"
+        )
+        code.changed(self.binds)
+        return self.next
 
 
-@attrs.define(eq=False)
-class Climb(Linked):
+@attrs.define(eq=False, slots=False)
+class Climb(Stepped):
     """Candidates for a further root: the users, `depth` calls up, of a bound node."""
 
     slot: int
     depth: int
     target: int
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
+    def step(self, registers: Registers, machine: Machine) -> Step | None:
         nodes = [registers[self.slot]]
         for _ in range(self.depth):
             nodes = list(dict.fromkeys(user for node in nodes for user in node.users))
@@ -294,40 +360,51 @@ class Climb(Linked):
         return None
 
 
-@attrs.define(eq=False)
-class Call(Linked):
+# --- calls ---
+
+
+@attrs.define(eq=False, slots=False)
+class Call(Instruction):
     """A call of an operator, in any of its spellings and operand orders."""
 
     source: int
-    first: int
-    """The register of its first operand; the others follow."""
-    readings: Mapping[CallKey, tuple[Reading, ...]]
+    operands: tuple[int, ...]
+    readings: Readings
+    slot: int
+    spelling_slot: int
+    family: FamilySlots | None
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        node = registers[self.source]
-        if not isinstance(node, fx.Node):
-            return None
-        machine.looked_at[node] = None
-        readings = look_up(self.readings, node, machine.facts)
-        if readings is None:
-            return None
+    def emit(self, code: RunCode) -> Instruction | None:
+        node, spelling = code.value(self.source), f"s{self.slot}"
+        if self.source != 0:
+            code.fail_if(f"not isinstance({node}, Node)")
+        if self.readings.is_single:
+            readings = code.constant(self.readings)
+            code.line(f"found = {readings}.only({node}, machine.facts)")
+        else:
+            code.save()
+            code.line(f"found = {code.constant(self)}.first({node}, r, machine)")
+        code.fail_if("found is None")
+        values = "".join(f"v{register}, " for register in self.operands)
+        code.line(f"{spelling}, ({values}) = found")
+        if self.family is not None:
+            code.save()
+            code.fail_if(f"not {code.constant(self.family)}.fit(r, {spelling}.row)")
+            code.changed(self.family.slots)
+        code.put(self.slot, node)
+        code.put(self.spelling_slot, spelling)
+        for register in self.operands:
+            code.put(register, f"v{register}")
+        return self.next
+
+    def first(
+        self, node: fx.Node, registers: Registers, machine: Machine
+    ) -> Operands | None:
+        """The call read in the first way; the others wait."""
+        readings = self.readings.of(node, machine.facts)
         for reading in readings[:0:-1]:
             machine.pending.append((Case(self, reading), registers.copy()))
-        return self.read(readings[0], registers, machine)
-
-    def read(
-        self, reading: Reading, registers: Registers, machine: Machine
-    ) -> Instruction | None:
-        """Read the call in one way."""
-        node = registers[self.source]
-        operands = reading.operands(node, machine.facts)
-        if operands is None or not reading.row_fits(registers):
-            return None
-        registers[self.first : self.first + len(operands)] = operands
-        registers[reading.slot] = node
-        registers[reading.spelling_slot] = reading.found
-        following: Instruction = self.next
-        return following
+        return readings[0].read(node, machine.facts) if readings else None
 
 
 @attrs.frozen(eq=False)
@@ -337,5 +414,40 @@ class Case:
     call: Call
     reading: Reading
 
-    def step(self, registers: Registers, machine: Machine) -> Instruction | None:
-        return self.call.read(self.reading, registers, machine)
+    def function(self, registers: Registers, machine: Machine) -> Step | None:
+        call = self.call
+        node = registers[call.source]
+        found = self.reading.read(node, machine.facts)
+        if found is None:
+            return None
+        spelling, operands = found
+        if call.family is not None and not call.family.fit(registers, spelling.row):
+            return None
+        for register, operand in zip(call.operands, operands, strict=True):
+            registers[register] = operand
+        registers[call.slot] = node
+        registers[call.spelling_slot] = spelling
+        following: Step = call.next
+        return following
+
+
+@attrs.frozen(eq=False)
+class FamilySlots:
+    """The registers of a rule's family: the row, and its literals."""
+
+    row: int
+    literals: tuple[Mapping[int, Any], ...]
+    """By row, the registers with what they hold there."""
+
+    @property
+    def slots(self) -> set[int]:
+        return {self.row, *(slot for row in self.literals for slot in row)}
+
+    def fit(self, registers: Registers, row: int) -> bool:
+        """Whether the family's row is this one; it is from here on, if it was none."""
+        if registers[self.row] is not UNBOUND:
+            return bool(registers[self.row] == row)
+        registers[self.row] = row
+        for slot, value in self.literals[row].items():
+            registers[slot] = value
+        return True

@@ -10,8 +10,6 @@ of one shape share theirs, so that a thousand rules need little of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from functools import lru_cache
-from types import CodeType, FunctionType
 from typing import Any, Final
 
 import attrs
@@ -19,6 +17,7 @@ from torch import fx
 
 from rewrite_engine.lowering.operators import CallKey
 from rewrite_engine.matching.branches import Branch
+from rewrite_engine.matching.generated import ARGUMENTS, function_of
 from rewrite_engine.matching.sketches import (
     PLAIN,
     UNKNOWN,
@@ -32,8 +31,6 @@ from rewrite_engine.matching.sketches import (
 Hits = dict[fx.Node, tuple[int, ...]]
 """Nodes where rules may match, with the numbers of these rules."""
 
-# Where it is known, the attribute behind the property `args` of a node.
-_ARGUMENTS: Final = "_args" if hasattr(fx.Node, "_args") else "args"
 _MODULE: Final = object()
 
 
@@ -94,7 +91,7 @@ class NetFunction:
         made = {function: function.compiled() for function in self.called()}
         tables = {name: _compiled(t, made) for name, t in self.functions.items()}
         own = {**self.keys, **self.rules, **self.rules_by_key, **tables}
-        return FunctionType(_code(self.text), {**_HELPERS, **own})
+        return function_of(self.text, {**_HELPERS, **own})
 
     def called(self) -> dict[NetFunction, None]:
         """The functions that it calls, in a stable order."""
@@ -129,12 +126,6 @@ def _all_of(functions: list[Callable[..., None]]) -> Callable[..., None]:
             function(*values)
 
     return every
-
-
-@lru_cache(maxsize=1024)
-def _code(text: str) -> CodeType:
-    module = compile(text, "<matching program>", "exec")
-    return next(each for each in module.co_consts if isinstance(each, CodeType))
 
 
 def net_function(root: Branch) -> NetFunction:
@@ -201,7 +192,7 @@ class _Emitter:
         """Read an argument. One that is not there may be a default or a keyword."""
         owner, index = _value(position[:-1]), position[-1]
         self.line("try:")
-        self.line(f"    {_value(position)} = {owner}.{_ARGUMENTS}[{index}]")
+        self.line(f"    {_value(position)} = {owner}.{ARGUMENTS}[{index}]")
         self.line("except IndexError:")
         self._hit_all(tests)
         self.line("else:")
@@ -264,7 +255,7 @@ class _Emitter:
     def _go_on_here(self, position: Position, keys: Iterable[Hashable]) -> None:
         owner, value = _value(position[:-1]), _value(position)
         self.line("try:")
-        self.line(f"    {value} = {owner}.{_ARGUMENTS}[{position[-1]}]")
+        self.line(f"    {value} = {owner}.{ARGUMENTS}[{position[-1]}]")
         self.line("except IndexError:")
         self.line("    hits[n] = hits.get(n, ()) + go_on[ANY]")
         self.line("    go_on = None")

@@ -1,4 +1,4 @@
-"""A matching program as values: what to run for which node, and where names live."""
+"""A matching program as values: what to run for which node."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import fx
 
 from rewrite_engine.lowering.operators import CallKey
 from rewrite_engine.lowering.rule import CompiledRule
-from rewrite_engine.matching import instructions as code
-from rewrite_engine.matching.instructions import Registers
+from rewrite_engine.matching.instructions import Instruction
+from rewrite_engine.matching.machine import Registers
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.readings import UNBOUND
 from rewrite_engine.matching.sketches import Sketch
@@ -19,40 +19,20 @@ from rewrite_engine.matching.sketches import Sketch
 
 @attrs.frozen(eq=False)
 class RuleProgram:
-    """The instructions of one rule and where its names live."""
+    """The instructions of one rule."""
 
     rule: CompiledRule
-    entry: code.Instruction
+    entry: Instruction
     size: int
-    names: Mapping[str, int]
-    calls: tuple[tuple[int, int], ...]
-    """Registers of every call of the pattern: its node, and the spelling found."""
-    captures: Mapping[str, CaptureLayout]
-    chains: tuple[int, ...]
-    """Registers of the calls of each chain."""
-    row: int | None
-    roots: tuple[int, ...]
-    refusals: tuple[code.Check, ...]
-    """Guards with a reason: a match that fails one is refused."""
+    """How many registers they use."""
     sketches: Mapping[CallKey, tuple[Sketch, ...]]
     """What it looks like where it matches, by the calls that can anchor it."""
 
     def registers(self, anchor: fx.Node) -> Registers:
+        """Those of a search at a node."""
         registers: Registers = [UNBOUND] * self.size
         registers[0] = anchor
         return registers
-
-
-@attrs.frozen
-class CaptureLayout:
-    """Registers of a capture: its root, its hole, and the calls in between, of which
-    those of chains are lists.
-    """
-
-    root: int
-    hole: int | None
-    calls: tuple[int, ...]
-    chains: tuple[int, ...] = ()
 
 
 @attrs.frozen(eq=False)
@@ -69,4 +49,6 @@ class Program:
 
     def rules_of(self, numbers: tuple[int, ...]) -> list[RuleProgram]:
         """The rules of a node's hits, in their order."""
+        if len(numbers) == 1:
+            return [self.rules[numbers[0]]]
         return [self.rules[number] for number in sorted(set(numbers))]

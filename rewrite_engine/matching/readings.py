@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter, itemgetter
+from typing import Any, Final
 
 import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.lowering.operators import (
+    CallKey,
+    OperatorPattern,
+    Spelling,
+    look_up,
+)
+from rewrite_engine.matching.generated import ARGUMENTS, KEYWORDS
+from rewrite_engine.matching.structure import defaults, orders
 
 
 class _Unbound:
@@ -21,27 +30,33 @@ class _Unbound:
 UNBOUND: Any = _Unbound()
 """A register that no instruction of this path has written."""
 
+_REMEMBERED: Final = 4096
+"""Operators, with operands that patterns name, of which is known how to read them."""
+
+_arguments_of = attrgetter(ARGUMENTS)
+_keywords_of = attrgetter(KEYWORDS)
+
+Operands = tuple[Spelling, Sequence[Any]]
+"""The spelling of a call with its operands in order, and the pattern's operands."""
+
 
 @attrs.frozen(eq=False)
 class _Plan:
     """What to do with so many arguments, all given by position.
 
-    The pattern's operands are `picks` of the arguments and, after them, `constants`;
-    some arguments must be at a default.
+    The pattern's operands are picked from the arguments and, after them, `constants`;
+    some arguments must be at a default, and of `lists` none may be a number.
     """
 
-    picks: tuple[int, ...]
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     constants: tuple[Any, ...]
     defaults: tuple[tuple[int, Any], ...]
     lists: tuple[int, ...]
+    is_picked_only: bool = attrs.field(init=False)
 
-    def takes(self, args: tuple[Any, ...]) -> bool:
-        """Whether no number stands for a list."""
-        return all(type(args[i]) is not int for i in self.lists)
-
-    def holds(self, args: tuple[Any, ...]) -> bool:
-        """Whether the arguments that must be at a default are."""
-        return all(literals_equal(args[i], default) for i, default in self.defaults)
+    @is_picked_only.default
+    def _has_nothing_else(self) -> bool:
+        return not (self.constants or self.defaults or self.lists)
 
 
 @attrs.frozen(eq=False)
@@ -57,33 +72,31 @@ class Reading:
     found: Spelling
     names: tuple[str, ...]
     defaults: tuple[tuple[str, Any], ...]
-    slot: int
-    spelling_slot: int
-    row_slot: int | None
-    row_literals: tuple[tuple[int, Any], ...]
     applies: Callable[[Mapping[str, Any]], bool] | None
     _plans: dict[int, _Plan | None] = attrs.field(factory=dict, init=False, repr=False)
     """By the number of arguments; None where each call is bound by name."""
 
-    def operands(self, node: fx.Node, facts: GraphFacts) -> Sequence[Any] | None:
-        """The pattern's operands; None if the call is not what the pattern asks for."""
-        args = node.args
-        if not node.kwargs:
-            count = len(args)
-            if count not in self._plans:
-                self._plans[count] = self._plan(count)
-            plan = self._plans[count]
-            if plan is not None and (not plan.lists or plan.takes(args)):
-                if plan.defaults and not plan.holds(args):
-                    return None
-                values = args + plan.constants
-                return [values[pick] for pick in plan.picks]
-        arguments = self._arguments(node, facts)
-        if arguments is None:
-            return None
-        return [arguments[name] for name in self.names]
+    def read(self, node: fx.Node, facts: GraphFacts) -> Operands | None:
+        """None if the call is not what the pattern asks for."""
+        args = _arguments_of(node)
+        try:
+            plan = self._plans[len(args)]
+        except KeyError:
+            plan = self._plans[len(args)] = self._plan(len(args))
+        if plan is None or _keywords_of(node):
+            return self._read_by_name(node, facts)
+        if plan.is_picked_only:
+            return self.found, plan.pick(args)
+        for index in plan.lists:
+            if type(args[index]) is int:  # one number, which stands for a list
+                return self._read_by_name(node, facts)
+        for index, default in plan.defaults:
+            value = args[index]
+            if value is not default and not literals_equal(value, default):
+                return None
+        return self.found, plan.pick(args + plan.constants)
 
-    def _arguments(self, node: fx.Node, facts: GraphFacts) -> Mapping[str, Any] | None:
+    def _read_by_name(self, node: fx.Node, facts: GraphFacts) -> Operands | None:
         arguments = self.spelling.arguments(node, facts)
         if arguments is None:
             return None
@@ -91,7 +104,7 @@ class Reading:
             return None
         if not all(literals_equal(arguments[name], d) for name, d in self.defaults):
             return None
-        return arguments
+        return self.found, [arguments[name] for name in self.names]
 
     def _plan(self, count: int) -> _Plan | None:
         layout = self.spelling.layout(count)
@@ -106,19 +119,81 @@ class Reading:
             elif not literals_equal(layout.defaults[name], default):
                 return None
         return _Plan(
-            tuple(place[name] for name in self.names),
+            _picker([place[name] for name in self.names], count + len(constants)),
             tuple(layout.defaults[name] for name in constants),
             tuple(checked),
             layout.lists,
         )
 
-    def row_fits(self, registers: list[Any]) -> bool:
-        """Whether the family's row is this one; it is from here on, if it was none."""
-        if self.row_slot is None:
-            return True
-        if registers[self.row_slot] is not UNBOUND:
-            return bool(registers[self.row_slot] == self.spelling.row)
-        registers[self.row_slot] = self.spelling.row
-        for slot, value in self.row_literals:
-            registers[slot] = value
-        return True
+
+def _picker(
+    places: list[int], count: int
+) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    if places == list(range(count)):
+        return tuple
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)
+
+
+@attrs.frozen(eq=False)
+class Readings:
+    """The ways in which a pattern's call may be read, by what a node calls."""
+
+    by_key: Mapping[CallKey, tuple[Reading, ...]]
+    is_single: bool
+    """Whether there is but one for each."""
+    _functions: Mapping[int, tuple[Reading, ...]] = attrs.field(init=False, repr=False)
+
+    @_functions.default
+    def _by_function(self) -> Mapping[int, tuple[Reading, ...]]:
+        """By the identity of the function, which no other object has meanwhile."""
+        items = self.by_key.items()
+        return {
+            target: readings
+            for (op, target), readings in items
+            if op == "call_function" and isinstance(target, int)
+        }
+
+    def of(self, node: fx.Node, facts: GraphFacts) -> tuple[Reading, ...]:
+        """The readings of what a node calls, in the order in which they are tried."""
+        found = self._functions.get(id(node.target))
+        return found or look_up(self.by_key, node, facts) or ()
+
+    def only(self, node: fx.Node, facts: GraphFacts) -> Operands | None:
+        """A call read in the one way in which it may be."""
+        readings = self._functions.get(id(node.target)) or self.of(node, facts)
+        return readings[0].read(node, facts) if readings else None
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def readings(
+    operator: OperatorPattern, operands: tuple[int | str, ...], rest: bool
+) -> Readings:
+    """How calls are read for a pattern that names these operands.
+
+    Without `rest` (`..`), the others must be at their defaults.
+    """
+    by_spelling = {
+        spelling: tuple(_readings(operator, spelling, operands, rest))
+        for spelling in operator.spellings
+    }
+    found = {
+        key: tuple(reading for s in spellings for reading in by_spelling[s])
+        for key, spellings in operator.calls().items()
+    }
+    return Readings(found, all(len(ways) == 1 for ways in found.values()))
+
+
+def _readings(
+    operator: OperatorPattern,
+    spelling: Spelling,
+    operands: tuple[int | str, ...],
+    rest: bool,
+) -> Iterator[Reading]:
+    named = [spelling.canonical_name(key) for key in operands]
+    for order in orders(operator, spelling.row, named):
+        read = tuple(order.get(name, name) for name in named)
+        fixed = () if rest else tuple(defaults(spelling, set(read)))
+        condition = operator.conditions[spelling.row] if order else None
+        yield Reading(spelling, spelling.reordered(order), read, fixed, condition)

@@ -13,8 +13,9 @@ import attrs
 from torch import fx
 
 from rewrite_engine.errors import RewriteError
+from rewrite_engine.matching.machine import Judge
 from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import Judge, Outcome, match_at
+from rewrite_engine.matching.matcher import Outcome, match_at
 from rewrite_engine.matching.program import Program, RuleProgram
 from rewrite_engine.matching.worklist import Worklist
 from rewrite_engine.report import RefusalReport, Report, RuleReport

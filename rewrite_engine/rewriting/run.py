@@ -14,8 +14,9 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from rewrite_engine.collector import paused_gc
+from rewrite_engine.matching.machine import Judge
 from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import Judge, candidates, match_at
+from rewrite_engine.matching.matcher import candidates, match_at
 from rewrite_engine.matching.program import Program
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
