@@ -20,7 +20,7 @@ from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.matching.layouts import MatchLayout
 from rewrite_engine.matching.machine import ACCEPTED, Machine, Registers, Step
 from rewrite_engine.matching.readings import UNBOUND, Operands, Reading, Readings
-from rewrite_engine.matching.run_code import RunCode
+from rewrite_engine.matching.run_code import RunCode, tuple_of
 
 
 @attrs.define(eq=False, slots=False)
@@ -62,7 +62,7 @@ class Stepped(Instruction):
 
     def emit(self, code: RunCode) -> Instruction | None:
         code.save()
-        code.line(f"return {code.constant(self.step)}(r, machine)")
+        code.line(f"return {code.constant(self.step, type(self).__name__)}(r, machine)")
         return None
 
 
@@ -74,9 +74,8 @@ class Start(Instruction):
     """The beginning of a rule's program: nothing but the anchor is known."""
 
     def emit(self, code: RunCode) -> Instruction | None:
+        code.value(0)
         code.is_first = True
-        code.line("v0 = r[0]")
-        code.put(0, "v0")
         return self.next
 
 
@@ -194,7 +193,10 @@ class Equal(Instruction):
     literal: Any
 
     def emit(self, code: RunCode) -> Instruction | None:
-        value, literal = code.value(self.source), code.constant(self.literal)
+        value, literal = (
+            code.value(self.source),
+            code.constant(self.literal, repr(self.literal)),
+        )
         if literals_equal(self.literal, self.literal):  # not so for NaN
             code.line(f"if {value} is not {literal}:")
             code.line(f"    if not literals_equal({literal}, {value}):")
@@ -284,7 +286,8 @@ class Fork(Instruction):
         code.save()
         first, *others = self.branches
         for branch in reversed(others):
-            code.line(f"machine.pending.append(({code.constant(branch)}, r.copy()))")
+            way = code.constant(branch, "another way")
+            code.line(f"machine.pending.append(({way}, r.copy()))")
         return first
 
 
@@ -329,14 +332,10 @@ class Check(Instruction):
 
     def emit(self, code: RunCode) -> Instruction | None:
         code.save()
-        condition, scope = code.constant(self.condition), code.constant(self.scope)
+        condition = code.constant(self.condition, self.condition.text)
+        scope = code.constant(self.scope, "the names in it")
         code.line(f"if not {condition}.holds({scope}(r, machine.facts)):")
-        refused = self.condition.reason is not None
-        code.line(
-            f"    return machine.refuse({condition}.reason)"
-            if refused
-            else "    return None"
-        )
+        code.line(f"    return machine.refute({condition})")
         code.changed(self.binds)
         return self.next
 
@@ -378,18 +377,21 @@ class Call(Instruction):
         node, spelling = code.value(self.source), f"s{self.slot}"
         if self.source != 0:
             code.fail_if(f"not isinstance({node}, Node)")
+        code.line(f"machine.looked_at[{node}] = None")
         if self.readings.is_single:
-            readings = code.constant(self.readings)
+            readings = code.constant(self.readings, self.readings.name)
             code.line(f"found = {readings}.only({node}, machine.facts)")
         else:
             code.save()
-            code.line(f"found = {code.constant(self)}.first({node}, r, machine)")
+            call = code.constant(self, f"{self.readings.name}, in several ways")
+            code.line(f"found = {call}.first({node}, r, machine)")
         code.fail_if("found is None")
-        values = "".join(f"v{register}, " for register in self.operands)
-        code.line(f"{spelling}, ({values}) = found")
+        values = tuple_of(f"v{register}" for register in self.operands)
+        code.line(f"{spelling}, {values} = found")
         if self.family is not None:
             code.save()
-            code.fail_if(f"not {code.constant(self.family)}.fit(r, {spelling}.row)")
+            family = code.constant(self.family, "the row of the family")
+            code.fail_if(f"not {family}.fit(r, {spelling}.row)")
             code.changed(self.family.slots)
         code.put(self.slot, node)
         code.put(self.spelling_slot, spelling)

@@ -11,9 +11,9 @@ from torch import fx
 from rewrite_engine.lowering.operators import Spelling
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.machine import Registers
-from rewrite_engine.matching.match import CapturedCalls, Match
+from rewrite_engine.matching.match import CapturedCalls, Match, View
 from rewrite_engine.matching.readings import UNBOUND
-from rewrite_engine.matching.run_code import RunCode
+from rewrite_engine.matching.run_code import RunCode, tuple_of
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ class MatchLayout:
     row: int | None
     roots: tuple[int, ...]
 
-    def read(self, registers: Registers) -> Match:
+    def read(self, registers: Registers, view: View | None) -> Match:
         """The match that the registers describe."""
         bindings: dict[str, Any]
         bindings = {name: _named(registers[slot]) for name, slot in self.names.items()}
@@ -62,7 +62,7 @@ class MatchLayout:
         row = 0 if self.row is None else (_bound(registers[self.row]) or 0)
         roots = tuple(registers[slot] for slot in self.roots)
         calls = dict(sorted(self._calls(registers).items()))
-        return Match(self.rule, bindings, calls, roots, row)
+        return Match(self.rule, bindings, calls, roots, row, view)
 
     def _calls(self, registers: Registers) -> dict[fx.Node, Spelling]:
         found: dict[fx.Node, Spelling] = {
@@ -78,21 +78,22 @@ class MatchLayout:
         """An expression that makes the match where a run of instructions ends."""
         if not code.is_first or self.captures or self.chains or self.row is not None:
             code.save()
-            return f"{code.constant(self.read)}(r)"
-        names = [code.constant(name) for name in self.names]
+            read = code.constant(self.read, "reads the match")
+            return f"{read}(r, machine.view())"
+        names = [code.constant(name, repr(name)) for name in self.names]
         values = [_source(code, slot) for slot in self.names.values()]
         calls = [
             f"{code.value(node)}: {code.value(spelling)}"
             for node, spelling in self.calls
             if not code.is_unbound(spelling)
         ]
-        roots = "".join(f"{code.value(root)}, " for root in self.roots)
+        roots = tuple_of(map(code.value, self.roots))
         bindings = ", ".join(map("{}: {}".format, names, values))
         found = f"{{{', '.join(calls)}}}"
         if len(calls) > 1:
             found = f"dict(sorted({found}.items()))"
-        rule = code.constant(self.rule)
-        return f"Match({rule}, {{{bindings}}}, {found}, ({roots}), 0)"
+        rule = code.constant(self.rule, f"rule {self.rule.name}")
+        return f"Match({rule}, {{{bindings}}}, {found}, {roots}, 0, machine.view())"
 
 
 def _source(code: RunCode, slot: int) -> str:

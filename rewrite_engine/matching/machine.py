@@ -15,6 +15,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.matching.match import Match, View
 
 STEPS: Final = 10_000
@@ -89,16 +90,15 @@ class Machine:
     def accept(self, match: Match) -> Step | None:
         """The end, if the match is wanted."""
         reason = self.judge(match)
-        if reason is not None:
-            self.refuse(reason)
-            return None
-        self.match = match
-        return ACCEPTED
-
-    def refute(self) -> None:
-        """Let the path fail: a guard does not hold."""
-        self.refuted = True
-
-    def refuse(self, reason: str | None) -> None:
-        """Let the path fail, and say why."""
+        if reason is None:
+            self.match = match
+            return ACCEPTED
         self.reason = self.reason or reason
+        return None
+
+    def refute(self, guard: Condition) -> None:
+        """Let a path fail, on which a guard does not hold."""
+        if guard.reason is None:
+            self.refuted = True
+        else:
+            self.reason = self.reason or guard.reason

@@ -8,7 +8,7 @@ from rewrite_engine.lowering.operators import CallKey, OperatorPattern
 from rewrite_engine.matching.branches import Branch
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.net_source import NetFunction
-from rewrite_engine.matching.program import Program
+from rewrite_engine.matching.program import Program, RuleProgram
 from rewrite_engine.matching.sketches import IsCall, Position, Test
 
 Names = dict[CallKey, str]
@@ -30,8 +30,16 @@ def program_text(program: Program, rule: str) -> str:
             same.append(key)
         elif numbers & net.rules.keys():
             alike.append((net, [key]))
-    parts = (_net_text(program, net, keys, names) for net, keys in alike)
+    parts = [_net_text(program, net, keys, names) for net, keys in alike]
+    parts += (_run_text(program.rules[number]) for number in sorted(numbers))
     return "\n\n".join(parts)
+
+
+def _run_text(rule: RuleProgram) -> str:
+    """What is done where a rule is tried, up to the first choice."""
+    code = rule.entry.code
+    constants = (f"# {name}: {meaning}" for name, meaning in code.meanings.items())
+    return "\n".join([f"# to try {rule.rule.name}:", *constants, code.text.rstrip()])
 
 
 def _names(program: Program) -> Names:

@@ -140,6 +140,8 @@ def _picker(
 class Readings:
     """The ways in which a pattern's call may be read, by what a node calls."""
 
+    name: str
+    """What the rule calls the operator."""
     by_key: Mapping[CallKey, tuple[Reading, ...]]
     is_single: bool
     """Whether there is but one for each."""
@@ -182,7 +184,8 @@ def readings(
         key: tuple(reading for s in spellings for reading in by_spelling[s])
         for key, spellings in operator.calls().items()
     }
-    return Readings(found, all(len(ways) == 1 for ways in found.values()))
+    is_single = all(len(ways) == 1 for ways in found.values())
+    return Readings(operator.name, found, is_single)
 
 
 def _readings(

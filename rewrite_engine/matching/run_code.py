@@ -36,6 +36,8 @@ class RunCode:
     """Whether the rule's program starts here: what is not at hand is not bound."""
     lines: list[str] = attrs.field(factory=lambda: ["def run(r, machine):"])
     constants: dict[str, Any] = attrs.field(factory=dict)
+    meanings: dict[str, str] = attrs.field(factory=dict)
+    """What to call each constant, for those who read the source."""
     _at_hand: dict[int, str] = attrs.field(factory=dict)
     _bound: set[int] = attrs.field(factory=set)
     """Registers at hand that hold something."""
@@ -57,10 +59,11 @@ class RunCode:
         self.line(f"if {condition}:")
         self.line("    return None")
 
-    def constant(self, value: object) -> str:
+    def constant(self, value: object, meaning: str) -> str:
         """A name for a value that is no part of the text."""
         name = f"C{len(self.constants)}"
         self.constants[name] = value
+        self.meanings[name] = meaning
         return name
 
     # --- registers ---
@@ -102,3 +105,9 @@ class RunCode:
             self._at_hand.pop(register, None)
             self._bound.discard(register)
             self._saved.add(register)
+
+
+def tuple_of(parts: Iterable[str]) -> str:
+    """The source of a tuple."""
+    found = list(parts)
+    return f"({found[0]},)" if len(found) == 1 else f"({', '.join(found)})"

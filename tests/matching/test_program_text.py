@@ -41,3 +41,16 @@ def test_the_command_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "try fold_conv_bn" in shown
     assert "def select(nodes, hits):" in shown
+
+
+def test_what_is_done_where_a_rule_is_tried_is_shown() -> None:
+    *_, shown = program_text(RULES.program, "second").split("\n\n")
+    title, *lines = shown.splitlines()
+    assert title == "# to try second:"
+    assert lines[:3] == [
+        "# C0: aten.relu.default",
+        "# C1: aten.add.Tensor",
+        "# C2: 2.0",
+    ]
+    assert "    found = C0.only(v0, machine.facts)" in lines
+    compile("\n".join(lines), "<shown>", "exec")
