@@ -19,6 +19,7 @@ LAYERS = (
         "hooks",
         "module_forms",
         "tensor_types",
+        "edit",
         "graph_facts",
         "graph_order",
         "value_text",

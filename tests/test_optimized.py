@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SAMPLE = (
     *("tests/matching", "tests/language/test_chains.py", "tests/dsl/test_validator.py"),
-    *("tests/rewriting/test_safety.py", "tests/rewriting/test_edit.py"),
+    *("tests/rewriting/test_safety.py", "tests/test_edit.py"),
 )
 
 

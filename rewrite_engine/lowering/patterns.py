@@ -15,6 +15,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine.dsl import checked
+from rewrite_engine.edit import append, append_call
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import Condition, compile_guard, names_bound
 from rewrite_engine.lowering.operators import (
@@ -55,7 +56,7 @@ def build_matcher(rule: checked.Rule, operators: Operators) -> fx.Graph:
     roots = [builder.binding(name) for name in rule.roots]
     for guard in rule.guards:
         builder.guard(guard)
-    builder.graph.output(tuple(roots))
+    append(builder.graph, "output", "output", (tuple(roots),))
     return builder.graph
 
 
@@ -116,16 +117,16 @@ class _MatcherBuilder:
             case checked.Items(items):
                 return [self.term(item) for item in items]
             case checked.Anything():
-                return self.graph.call_function(markers.anything)
+                return append_call(self.graph, markers.anything)
             case checked.Either(options):
                 parts = tuple(self.term(option) for option in options)
-                return self.graph.call_function(markers.either, parts)
+                return append_call(self.graph, markers.either, parts)
             case checked.Maybe(value):
-                return self.graph.call_function(markers.maybe, (self.term(value),))
+                return append_call(self.graph, markers.maybe, (self.term(value),))
             case checked.Captured(name, value, hole):
                 return self._captured(name, value, hole)
             case checked.Hole():
-                return self.graph.call_function(markers.hole)
+                return append_call(self.graph, markers.hole)
             case checked.Chain():
                 return self._chain(term)
             case checked.Apply():
@@ -137,9 +138,7 @@ class _MatcherBuilder:
         inner = self.term(value)
         held = None if hole is None else self.term(hole)
         args = (name, inner, held)
-        node = self.graph.create_node(
-            "call_function", markers.captured, args, name=f"capture_{name}"
-        )
+        node = append_call(self.graph, markers.captured, args, name=f"capture_{name}")
         node.meta.update(names=[name], optional=name in self.rule.optional)
         return node
 
@@ -148,7 +147,7 @@ class _MatcherBuilder:
         for node in below(link):
             node.meta["each"] = True
         args = (link, hole, inner, term.least)
-        node = self.graph.call_function(markers.chain, args)
+        node = append_call(self.graph, markers.chain, args)
         node.meta["span"] = term.span
         return node
 
@@ -159,14 +158,13 @@ class _MatcherBuilder:
         kwargs = {key: value for key, value in keyed.items() if isinstance(key, str)}
         if term.rest:
             args.append(...)
-        call = self.graph.create_node(
-            "call_function", operator, tuple(args), kwargs, self._wanted.get(id(term))
-        )
+        name = self._wanted.get(id(term))
+        call = append_call(self.graph, operator, tuple(args), kwargs, name)
         call.meta["span"] = term.span
         call.meta["operands"] = {o.key: o.value.span for o in term.operands}
         if not term.optional:
             return call
-        return self.graph.call_function(markers.skippable, (call,))
+        return append_call(self.graph, markers.skippable, (call,))
 
     # --- placeholders ---
 
@@ -184,7 +182,7 @@ class _MatcherBuilder:
     def _placeholder(self, name: str, role: str) -> None:
         if name in self._placeholders:
             return
-        node = self.graph.placeholder(name)
+        node = append(self.graph, "placeholder", name)
         node.meta.update(role=role, names=[name], optional=name in self.rule.optional)
         self._placeholders[name] = node
 
@@ -208,7 +206,7 @@ class _MatcherBuilder:
         bound = inside & {n for n in self._rule_names if n not in condition.binds}
         condition = attrs.evolve(condition, reads=condition.reads | bound)
         operands = (self._named(name) for name in sorted(condition.reads))
-        node = self.graph.call_function(markers.where, (condition.text, *operands))
+        node = append_call(self.graph, markers.where, (condition.text, *operands))
         node.meta.update(guard=condition, span=guard.span)
 
     def _named(self, name: str) -> Any:

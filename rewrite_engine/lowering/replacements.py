@@ -14,6 +14,7 @@ from torch import fx
 
 from rewrite_engine.dsl import checked, nodes
 from rewrite_engine.dsl.printer import print_expr
+from rewrite_engine.edit import append, append_call
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import compile_expr, names_read, reads_only_types
 from rewrite_engine.lowering.operators import OperatorPattern
@@ -45,7 +46,7 @@ def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
         builder.placeholder(name)
     for create in rule.creates:
         builder.create(create)
-    builder.graph.output(builder.replaced)
+    append(builder.graph, "output", "output", (builder.replaced,))
     return builder.graph
 
 
@@ -76,7 +77,7 @@ class _ReplacementBuilder:
     _names: dict[str, Any] = attrs.field(factory=dict)
 
     def placeholder(self, name: str) -> None:
-        node = self.graph.placeholder(name)
+        node = append(self.graph, "placeholder", name)
         node.meta["names"] = [name]
         self._names[name] = node
 
@@ -84,11 +85,11 @@ class _ReplacementBuilder:
         node = self.value(create.value)
         if create.kind in _WRITES:
             args = (self._names[create.name], node)
-            node = self.graph.call_function(_WRITES[create.kind], args)
+            node = append_call(self.graph, _WRITES[create.kind], args)
             node.meta.update(names=[], statement=create.span)
             return
         if create.kind != "node":
-            node = self.graph.call_function(_CONSTANTS[create.kind], (node,))
+            node = append_call(self.graph, _CONSTANTS[create.kind], (node,))
         name = f"{create.name}'" if create.replaces else create.name
         self._names[name] = node
         if isinstance(node, fx.Node):
@@ -102,7 +103,7 @@ class _ReplacementBuilder:
             case checked.Use(name):
                 return self._names[name]
             case checked.Initial(name):
-                return self.graph.call_function(markers.initial, (self._names[name],))
+                return append_call(self.graph, markers.initial, (self._names[name],))
             case checked.Computed(nodes.Constant(constant)):
                 return constant
             case checked.Computed(expr):
@@ -110,20 +111,20 @@ class _ReplacementBuilder:
             case checked.MakeList(items):
                 return [self.value(item) for item in items]
             case checked.Spread(name):
-                return self.graph.call_function(markers.spread, (self._names[name],))
+                return append_call(self.graph, markers.spread, (self._names[name],))
             case checked.Build():
                 return self._call(value)
             case checked.Reemit(capture, arguments):
                 operands = tuple(self.value(argument) for argument in arguments)
                 args = (self._names[capture], *operands)
-                return self.graph.call_function(markers.reemit, args)
+                return append_call(self.graph, markers.reemit, args)
             case checked.Choose(condition, then, otherwise):
                 return self._choose(condition, then, otherwise)
 
     def _computed(self, expr: nodes.Expr) -> fx.Node:
         operands = tuple(self._names[name] for name in names_read(expr))
         args = (print_expr(expr), *operands)
-        node = self.graph.call_function(markers.computed, args)
+        node = append_call(self.graph, markers.computed, args)
         _set_function(node, expr)
         return node
 
@@ -131,7 +132,7 @@ class _ReplacementBuilder:
         self, condition: nodes.Expr, then: checked.Value, otherwise: checked.Value
     ) -> fx.Node:
         args = (print_expr(condition), self.value(then), self.value(otherwise))
-        node = self.graph.call_function(markers.choose, args)
+        node = append_call(self.graph, markers.choose, args)
         _set_function(node, condition)
         return node
 
@@ -142,7 +143,7 @@ class _ReplacementBuilder:
         kwargs = {key: value for key, value in keyed.items() if isinstance(key, str)}
         if build.rest_of is not None:
             kwargs[REST_OF] = self._names[build.rest_of]
-        return self.graph.call_function(operator, tuple(args), kwargs)
+        return append_call(self.graph, operator, tuple(args), kwargs)
 
 
 def _names_used(creates: tuple[checked.Create, ...]) -> list[str]:

@@ -10,6 +10,7 @@ would be too many.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -76,7 +77,7 @@ def sketches(root: fx.Node) -> dict[CallKey, tuple[Sketch, ...]]:
     """The sketches of a pattern, by the calls that can anchor it."""
     found: dict[CallKey, dict[Sketch, None]] = {}
     for call in anchor_calls(root):
-        for keys, indices in _readings(call):
+        for keys, indices in _read(call):
             ways = dict.fromkeys(map(_in_order, _below(call, indices, ())))
             for key in keys:
                 found.setdefault(key, {}).update(ways)
@@ -126,7 +127,7 @@ def _calls(pattern: fx.Node) -> list[fx.Node] | None:
 
 
 def _call(call: fx.Node, position: Position) -> Iterator[Sketch]:
-    for keys, indices in _readings(call):
+    for keys, indices in _read(call):
         for way in _below(call, indices, position):
             yield (IsCall(position, keys), *way)
 
@@ -147,20 +148,30 @@ def _below(call: fx.Node, indices: Indices, position: Position) -> list[Sketch]:
 Indices = tuple[tuple[int, int | str], ...]
 """Positions of arguments, each with the operand of the pattern that stands there."""
 
+Readings = tuple[tuple[frozenset[CallKey], Indices], ...]
 
-def _readings(call: fx.Node) -> list[tuple[frozenset[CallKey], Indices]]:
-    """The spellings and operand orders of a call, those together that are read alike.
+_REMEMBERED: Final = 4096
+"""Operators, with operands that patterns name, of which is known how to read them."""
+
+
+def _read(call: fx.Node) -> Readings:
+    """The spellings and operand orders of a call; those that are read alike are one."""
+    return _readings(call.target, tuple(operands(call)))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _readings(operator: OperatorPattern, given: tuple[int | str, ...]) -> Readings:
+    """How calls are read for a pattern that names these operands.
 
     An operand that is given by keyword, or that a module holds, is not looked at.
     """
-    operator: OperatorPattern = call.target
     alike: dict[Indices, set[CallKey]] = {}
     for spelling in operator.spellings:
-        named = {spelling.canonical_name(key): key for key in operands(call)}
+        named = {spelling.canonical_name(key): key for key in given}
         for order in orders(operator, spelling.row, named):
             indices = tuple(_indices(spelling, named, order))
             alike.setdefault(indices, set()).update(spelling.keys)
-    return [(frozenset(keys), indices) for indices, keys in alike.items()]
+    return tuple((frozenset(keys), indices) for indices, keys in alike.items())
 
 
 def _indices(

@@ -21,7 +21,7 @@ from torch.fx import node as fx_node
 from torch.fx.experimental import _config as fx_config
 from torch.fx.immutable_collections import immutable_list
 
-from rewrite_engine.rewriting.edit import unique_name
+from rewrite_engine.edit import unique_name
 
 # Private names of fx are used below: only of the one version that is imitated.
 _WRITES_AS_TORCH = torch.__version__.startswith("2.13.")

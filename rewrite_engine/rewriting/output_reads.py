@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from torch import fx
 
-from rewrite_engine.rewriting import edit
+from rewrite_engine import edit
 
 Record = Callable[..., None]
 """Journals the function, and its arguments, that undoes what is about to be done."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from rewrite_engine.rewriting import edit
+from rewrite_engine import edit
 from rewrite_engine.rewriting.output_reads import OutputReads
 
 Entry = tuple[Any, ...]

@@ -11,13 +11,13 @@ from torch import fx
 
 from benches import bench_match, models, rule_sets
 from benches.workloads import WORKLOADS
-from rewrite_engine import engine, load, loads
+from rewrite_engine import edit, engine, load, loads
 from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.matching.machine import Machine
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.readings import Reading
-from rewrite_engine.rewriting import edit
 from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.ruleset import RuleSet
 
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
@@ -53,7 +53,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr("rewrite_engine.matching.matcher.Machine", Counting)
     monkeypatch.setattr(Net, "select", counted_select)
-    count(edit, "insert", "created")
+    count(Transaction, "create", "created")
     count(edit, "erase", "erased")
     count(edit, "set_arguments", "arguments set")
     count(edit, "replace_input", "arguments set")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import fx, nn
 
-from rewrite_engine import engine, graph_facts, loads
+from rewrite_engine import edit, engine, graph_facts, loads
 from rewrite_engine.errors import RewriteError
-from rewrite_engine.rewriting import edit, safety
+from rewrite_engine.rewriting import safety
 from rewrite_engine.rewriting.driver import Limits
 
 pytestmark = pytest.mark.figure("R13")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import fx
 
-from rewrite_engine.rewriting import edit
+from rewrite_engine import edit
 
 aten = torch.ops.aten
 
@@ -138,3 +138,21 @@ def test_unique_names_are_those_of_fx(name: str, taken: tuple[str, ...]) -> None
             given = [edit.unique_name(names, name) for _ in range(3)]
         found.append((given, names._used_names, names._base_count))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_append_is_what_the_graph_itself_does(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "_INTERNALS_KNOWN", known)
+    ours, theirs = fx.Graph(), fx.Graph()
+    x = edit.append(ours, "placeholder", "x")
+    y = edit.append_call(ours, aten.relu.default, (x,))
+    z = edit.append_call(ours, aten.cat.default, ([x, y],), {"dim": 1}, "joined")
+    edit.append(ours, "output", "output", ((z,),))
+    x = theirs.placeholder("x")
+    y = theirs.call_function(aten.relu.default, (x,))
+    args = "call_function", aten.cat.default, ([x, y],), {"dim": 1}, "joined"
+    theirs.output((theirs.create_node(*args),))
+    assert state(ours) == state(theirs)
+    ours.lint()

@@ -1,4 +1,4 @@
-"""The edits of an fx graph that a rewrite makes by the hundred, without fx's detours.
+"""The edits of fx graphs that are made by the hundred, without fx's detours.
 
 `Graph.create_node` searches its arguments for symbolic numbers to warn about and parses
 the wanted name, and `node.args = ...` takes the node out of the lookup table and back:
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -17,6 +18,7 @@ from torch import fx
 from torch.fx import graph as fx_graph
 
 _INTERNALS_KNOWN: Final = torch.__version__.startswith("2.13.")
+_NAMING: Final = fx.Graph()
 
 
 def new_node(graph: fx.Graph, op: str, target: Any, name: str | None = None) -> fx.Node:
@@ -25,11 +27,43 @@ def new_node(graph: fx.Graph, op: str, target: Any, name: str | None = None) -> 
         with graph.inserting_before():
             return graph.create_node(op, target, (), {}, name)
     names = graph._graph_namespace
-    unique = unique_name(names, name or graph._target_to_str(target))
+    unique = unique_name(names, name or _name_of(target))
     node = fx.Node.__new__(fx.Node)
     fx.node._NodeBase.__init__(node, graph, unique, op, target, None)
     names._obj_to_name[node] = unique
     return node
+
+
+@lru_cache(maxsize=4096)
+def _name_of(target: Any) -> str:
+    """What fx calls the result of a call."""
+    name: str = _NAMING._target_to_str(target)
+    return name
+
+
+def append(
+    graph: fx.Graph,
+    op: str,
+    target: Any,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+    name: str | None = None,
+) -> fx.Node:
+    """A new node at the end of its graph."""
+    node = new_node(graph, op, target, name)
+    insert(node, graph._root, args, dict(kwargs))
+    return node
+
+
+def append_call(
+    graph: fx.Graph,
+    target: Any,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+    name: str | None = None,
+) -> fx.Node:
+    """A new call of a function at the end of its graph."""
+    return append(graph, "call_function", target, args, kwargs, name)
 
 
 def insert(
