@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from rewrite_engine.rewriting.effect import PURE, Effect, owned_module
-from rewrite_engine.rewriting.effects import effect_of
+from rewrite_engine.rewriting.effects import effect_of, is_inert
 from rewrite_engine.tensor_types import UNKNOWN, attribute
 
 
@@ -59,7 +59,7 @@ class AliasIndex:
         """
         index = cls(module, state if state is not None else {})
         for node in graph.nodes:
-            if node not in without:
+            if not is_inert(node) and node not in without:
                 index.add(node)
         return index
 
@@ -112,9 +112,13 @@ class AliasIndex:
         """Whether two values may share storage."""
         return a is b or self._find(a) == self._find(b)
 
-    def classes(self, values: Iterable[fx.Node]) -> set[Hashable]:
+    def classes(self, values: Iterable[fx.Node]) -> frozenset[Hashable]:
         """What names the storage classes of values, until the next change."""
-        return set(map(self._find, values))
+        return frozenset(map(self._find, values))
+
+    def any_in(self, classes: frozenset[Hashable], values: Iterable[fx.Node]) -> bool:
+        """Whether the storage of a value is in one of these classes."""
+        return not classes.isdisjoint(map(self._find, values))
 
     def writes_between(
         self,
@@ -146,9 +150,10 @@ class AliasIndex:
         """
         if not self._effectful:
             return None
-        for key in self._storages_of(value, PURE):
+        if value not in self._parents:
             # What a called module holds is not among the nodes of the graph.
-            self._union(value, key)
+            for key in self._storages_of(value, PURE):
+                self._union(value, key)
         writers = chain(self._clobbers, self._writers.get(self._find(value), ()))
         return min(
             (n for n in writers if n not in ignoring and (after is None or n > after)),

@@ -106,12 +106,11 @@ def retarget(
         return
     targets = _Targets(moved, edges, _operands_by_consumer(edges))
     for node in nodes:
-        yield from _retarget_node(node, targets)
+        if may_name_nodes(node):
+            yield from _retarget_node(node, targets)
 
 
 def _retarget_node(node: fx.Node, targets: _Targets) -> Iterator[Undo]:
-    if not may_name_nodes(node):
-        return
     meta = node.meta
     renamed = targets.renaming(node)
     for key in [key for key in meta if key not in _SKIPPED]:

@@ -23,8 +23,7 @@ from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import may_name_nodes, retarget
 from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.fixups import Moves, describe
-from rewrite_engine.rewriting.outlines import Outline
-from rewrite_engine.rewriting.recipes import Recipes
+from rewrite_engine.rewriting.recipes import Recipes, Subject
 from rewrite_engine.rewriting.safety import (
     Refused,
     check_constants,
@@ -192,9 +191,9 @@ class Driver:
     def _search(self, rule: RuleProgram, node: fx.Node, done: list[Built]) -> Outcome:
         """The first match at a node that can be rewritten; it is in `done`, then."""
         found = self._recipes.find(rule.rule, node)
-        refusal = None if found is None else self._judge(*found, done)
+        refusal = None if found is None else self._judge(found.match, found, done)
         if found is not None and refusal is None:
-            return Outcome(found[0])
+            return Outcome(found.match)
         # The search finds this match again, and others after it.
         refusals = iter([] if refusal is None else [refusal])
 
@@ -204,18 +203,18 @@ class Driver:
         return match_at(rule, node, self._state.facts, judge)
 
     def _judge(
-        self, match: Match, outline: Outline | None, done: list[Built]
+        self, match: Match, subject: Subject | None, done: list[Built]
     ) -> str | None:
         reason = None if self._guard is None else self._guard(match)
-        return reason or self._attempt(match, outline, done)
+        return reason or self._attempt(match, subject, done)
 
     def _attempt(
-        self, match: Match, outline: Outline | None, done: list[Built]
+        self, match: Match, subject: Subject | None, done: list[Built]
     ) -> str | None:
         """Rewrite a match, or say why not and leave it as it was."""
         mark = self.transaction.mark()
         try:
-            done.append(self._rewrite(match, outline))
+            done.append(self._rewrite(match, subject))
         except (Refused, ValueInferenceError) as refusal:
             if self.transaction.mark() > mark:
                 self.transaction.rollback(mark)
@@ -228,10 +227,10 @@ class Driver:
             _log.debug("refused at %s: %s", node, outcome.reason)
             tally.refusals[node] = outcome.reason
 
-    def _rewrite(self, match: Match, outline: Outline | None) -> Built:
+    def _rewrite(self, match: Match, subject: Subject | None) -> Built:
         aliases = self.aliases
         site = find_site(match, aliases)
-        built = self._make(match, outline or self._recipes.outline(match), site.before)
+        built = self._make(subject or self._recipes.recall(match), site.before)
         check_reads(built.created, built.replaced)
         effects = {node: aliases.add(node) for node in built.created}
         for old, new in built.replaced.items():
@@ -246,9 +245,10 @@ class Driver:
         self._moves.update(moves)
         return built
 
-    def _make(self, match: Match, outline: Outline | None, before: fx.Node) -> Built:
+    def _make(self, subject: Subject, before: fx.Node) -> Built:
         """The new nodes, whose types and effects are those of what they replace."""
-        built = None if outline is None else self._recipes.repeat(outline, before)
+        match = subject.match
+        built = self._recipes.repeat(subject, before)
         if built is not None:
             self._check_constants(match, built)
             return built
@@ -258,8 +258,7 @@ class Driver:
             if reason is not None:
                 raise Refused(f"the replacement of '{old}' does not fit: {reason}")
         self._check_effects_kept(match, built)
-        if outline is not None:
-            self._recipes.learn(match, outline, built)
+        self._recipes.learn(subject, built)
         return built
 
     def _replace(self, match: Match, built: Built) -> None:

@@ -56,6 +56,15 @@ def effect_of(node: fx.Node, module: nn.Module | None = None) -> Effect:
     return PURE
 
 
+def is_inert(node: fx.Node) -> bool:
+    """Whether a node calls a function that is known to have no effect on any operands.
+
+    Cheaper than to ask for its effect, which may be none, too, if this is false.
+    """
+    known = _RULES.get(id(node.target))
+    return known is not None and known[1] is _pure and node.op == "call_function"
+
+
 def _pure(node: fx.Node) -> Effect:
     return PURE
 

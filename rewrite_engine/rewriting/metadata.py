@@ -49,7 +49,9 @@ def provenance(
     if not replaced:
         return [NodeSource(None, pass_name, NodeSourceAction.CREATE)]
     seen: set[int] = set()
-    return [_source(node, pass_name, seen) for node in replaced]
+    action = [NodeSourceAction.REPLACE, NodeSourceAction.CREATE]
+    common = vars(NodeSource(None, pass_name, action))
+    return [_source(node, common, seen) for node in replaced]
 
 
 def inherit(new: fx.Node, old: fx.Node) -> None:
@@ -90,16 +92,13 @@ def copy_keys(target: fx.Node, source: fx.Node, keys: Iterable[str]) -> None:
             target.meta[key] = _own(source.meta[key])
 
 
-def _source(node: fx.Node, pass_name: str, seen: set[int]) -> NodeSource:
+def _source(node: fx.Node, common: dict[str, Any], seen: set[int]) -> NodeSource:
     # `NodeSource(node)` would copy the history deeply, at ten times the cost.
-    source = NodeSource(
-        None, pass_name, [NodeSourceAction.REPLACE, NodeSourceAction.CREATE]
-    )
-    source.node_info = NodeSource.NodeInfo(
-        node.name, _target_name(node), id(node.graph)
-    )
-    if "from_node" in node.meta:
-        source.from_node = _history(node, seen)
+    source = NodeSource.__new__(NodeSource)
+    vars(source).update(common)
+    info = NodeSource.NodeInfo(node.name, _target_name(node), id(node.graph))
+    source.node_info = info
+    source.from_node = _history(node, seen)
     return source
 
 

@@ -63,7 +63,7 @@ class Recipes:
         kept_for = types.convention, state.is_exported
         self._shared = memory.setdefault(kept_for, _Memory())
 
-    def find(self, rule: CompiledRule, anchor: fx.Node) -> tuple[Match, Outline] | None:
+    def find(self, rule: CompiledRule, anchor: fx.Node) -> Subject | None:
         """The match that a search at this node would find first, if one with an equal
         outline is known.
         """
@@ -74,26 +74,29 @@ class Recipes:
                 return None
             known = None if outline is None else self._recall(outline)
             if outline is not None and known is not None and known.twin is not None:
-                return known.twin.match(outline.nodes), outline
+                return Subject(known.twin.match(outline.nodes), outline, known)
         return None
 
-    def outline(self, match: Match) -> Outline | None:
-        """What the right side of a match depends on; None if on more than that."""
+    def recall(self, match: Match) -> Subject:
+        """A match, with what is known of equal ones."""
         try:
-            return self._outliner.of(match) if match.rule.is_repeatable else None
+            outline = self._outliner.of(match) if match.rule.is_repeatable else None
         except Unrepeatable:
-            return None
+            outline = None
+        return Subject(
+            match, outline, None if outline is None else self._recall(outline)
+        )
 
     def _recall(self, outline: Outline) -> _Known | None:
-        return self._known.get(outline.key) or self._shared.known.get(outline.key)
+        return self._shared.known.get(outline.key) or self._known.get(outline.key)
 
-    def repeat(self, outline: Outline, before: fx.Node) -> Built | None:
+    def repeat(self, subject: Subject, before: fx.Node) -> Built | None:
         """The nodes of an equal match again, on this one's operands.
 
         Raises: Refused, if the constants that it folds are none, or become inf or nan.
         """
-        known = self._recall(outline)
-        if known is None:
+        _, outline, known = subject
+        if known is None or outline is None:
             return None
         recipe, nodes = known.recipe, outline.nodes
         folding = recipe.folding
@@ -103,8 +106,11 @@ class Recipes:
         constants = folding.run(nodes, held) if held or folding.calls else []
         return recipe.repeat(nodes, constants, before, self._store)
 
-    def learn(self, match: Match, outline: Outline, built: Built) -> None:
+    def learn(self, subject: Subject, built: Built) -> None:
         """Remember what a match became; `built` has passed every check on its types."""
+        match, outline, _ = subject
+        if outline is None:
+            return
         try:
             recipe = _Recorder.record(outline.nodes, built, self._types, self._facts)
             twin = None if outline.reach is None else Twin.of(match, outline)
@@ -115,6 +121,15 @@ class Recipes:
             self._shared.add(outline.key, known)
         if outline.reach is not None:
             self._shared.reach(match.rule, outline.reach)
+
+
+class Subject(NamedTuple):
+    """A match that is to be rewritten, and what is known of equal ones."""
+
+    match: Match
+    outline: Outline | None
+    """What its right side depends on; None if on more than that."""
+    known: _Known | None
 
 
 class _Known(NamedTuple):

@@ -5,7 +5,7 @@ A refusal is a sentence; nothing is ever skipped without one.
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from rewrite_engine.graph_facts import reads_only_shape
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.effect import Effect
+from rewrite_engine.rewriting.effects import is_inert
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, not an error
@@ -26,7 +27,7 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error
 class Site:
     """Where a match is rewritten: new nodes go in front of `before`.
 
-    `effects` says what running each matched call does.
+    `effects` says what running each matched call does, if that may be anything.
     """
 
     match: Match
@@ -41,7 +42,7 @@ def find_site(match: Match, aliases: AliasIndex) -> Site:
     """
     _check_roots(match)
     _check_containment(match)
-    effects = {call: aliases.effect(call) for call in match.calls}
+    effects = {c: aliases.effect(c) for c in match.calls if not is_inert(c)}
     site = Site(match, _insertion_point(match), effects)
     _check_barrier(site, aliases)
     if match.rule.builds and any(effect.effectful for effect in effects.values()):
@@ -158,17 +159,17 @@ def _check_own_order(site: Site, aliases: AliasIndex) -> None:
         if not effect.writes:
             continue
         written = aliases.classes(effect.writes)
-        readers = (c for c in match.calls if _reads(c, written, aliases))
+        readers = (
+            call
+            for call in match.calls
+            if aliases.any_in(written, call.all_input_nodes)
+        )
         for reader in readers:
             if not (_depends(reader, write, match) or _depends(write, reader, match)):
                 raise Refused(
                     f"'{reader}' reads what '{write}' writes, and the pattern does not "
                     f"say which comes first"
                 )
-
-
-def _reads(call: fx.Node, written: set[Hashable], aliases: AliasIndex) -> bool:
-    return not written.isdisjoint(aliases.classes(call.all_input_nodes))
 
 
 def _depends(call: fx.Node, source: fx.Node, match: Match) -> bool:

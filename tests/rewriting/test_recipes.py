@@ -15,7 +15,7 @@ from benches import models
 from rewrite_engine import engine, load, loads
 from rewrite_engine.rewriting import driver, recipes
 from rewrite_engine.rewriting.outlines import Unrepeatable
-from rewrite_engine.rewriting.recipes import Recipes
+from rewrite_engine.rewriting.recipes import Recipes, Subject
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import type_of
 
@@ -26,8 +26,8 @@ def repeated(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     found: list[object] = []
 
     class Counting(Recipes):
-        def repeat(self, outline: Any, before: fx.Node) -> Any:
-            built = super().repeat(outline, before)
+        def repeat(self, subject: Any, before: fx.Node) -> Any:
+            built = super().repeat(subject, before)
             if built is not None:
                 found.append(built)
             return built
@@ -59,7 +59,8 @@ def _plain(value: Any) -> Any:
 
 def built_one_by_one(gm: fx.GraphModule, rules: RuleSet) -> fx.GraphModule:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recipes, "outline", lambda self, match: None)
+        patch.setattr(Recipes, "recall", lambda self, match: Subject(match, None, None))
+        patch.setattr(Recipes, "find", lambda self, rule, anchor: None)
         engine.apply(gm, rules)
     return gm
 
