@@ -46,9 +46,7 @@ _Rule = Callable[[fx.Node], Effect]
 def effect_of(node: fx.Node, module: nn.Module | None = None) -> Effect:
     """The effect of `node`; `module` resolves the targets of `call_module` nodes."""
     if node.op == "call_function":
-        # Hashing an operator overload runs Python code; hashing its address does not.
-        known = _RULES.get(id(node.target))
-        return known[1](node) if known is not None else _learn(node)(node)
+        return _rule_of(node)(node)
     if node.op == "call_method":
         return _method_rule(str(node.target))(node)
     if node.op == "call_module":
@@ -61,8 +59,13 @@ def is_inert(node: fx.Node) -> bool:
 
     Cheaper than to ask for its effect, which may be none, too, if this is false.
     """
+    return node.op == "call_function" and _rule_of(node) is _pure
+
+
+def _rule_of(node: fx.Node) -> _Rule:
+    # Hashing an operator overload runs Python code; hashing its address does not.
     known = _RULES.get(id(node.target))
-    return known is not None and known[1] is _pure and node.op == "call_function"
+    return _learn(node) if known is None else known[1]
 
 
 def _pure(node: fx.Node) -> Effect:
