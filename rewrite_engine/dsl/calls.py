@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 from typing import Literal as OneOf
 
@@ -22,6 +23,9 @@ _LITERAL_TYPES: Final = frozenset(
     ["bool", "str", "int", "float", "ScalarType", "Device", "Layout", "MemoryFormat"]
 )
 
+
+_REMEMBERED: Final = 4096
+"""Operators, each with a kind of operand, of which is known whether they take it."""
 
 LEFT_HINT: Final = "`..` stands for all operands that are not mentioned"
 RIGHT_HINT: Final = "`..y` takes the other operands of a matched `y`"
@@ -44,10 +48,14 @@ def fit(
     a rule's keywords name. If none fits, the faults are reported; `hint` says how to
     leave operands out.
     """
+    keywords = tuple([keyword.name for keyword in call.keywords])
+    shape = len(call.args), keywords, call.rest is not None
+    if shape not in operator.fitting:
+        operator.fitting[shape] = _fitting_overload(operator, call)
+    position = operator.fitting[shape]
+    if position is not None:
+        return operator.with_first(position)
     first = operator.spellings[0]
-    for position, signature in _overloads(operator):
-        if next(_faults(signature, call), None) is None:
-            return operator.with_first(position)
     for fault in _faults(first, call):
         notes = (Note(f"the schema is {schema_text(first)}"),)
         advice = hint if fault.code == "E303" else fault.hint
@@ -67,11 +75,10 @@ def check_kind(
     `operators` holds the operator of every family row.
     """
     for operator in operators:
-        spellings = operator.spellings
-        found = [(s, p) for s in spellings if (p := s.parameter(key)) is not None]
-        if not found or any(_takes(s, p, kind) for s, p in found):
+        refusing = _refusing(operator, key, kind)
+        if refusing is None:
             continue
-        signature, parameter = found[0]
+        signature, parameter = refusing
         what = "a graph value" if kind == "value" else "a literal"
         wanted = f"`{parameter.name}` of `{signature.path}` is `{parameter.type}`"
         notes = (Note(f"the schema is {schema_text(signature)}"),)
@@ -79,6 +86,18 @@ def check_kind(
         message = f"{wanted}, and this is {what}"
         scope.report("E305", message, span, notes=notes, hint=hint)
         return
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _refusing(
+    operator: Operator, key: int | str, kind: OperandKind
+) -> tuple[Signature, Parameter] | None:
+    """The first spelling that has a parameter, if no spelling takes such an operand."""
+    spellings = operator.spellings
+    found = [(s, p) for s in spellings if (p := s.parameter(key)) is not None]
+    return (
+        None if any(_takes(s, p, kind) for s, p in found) else next(iter(found), None)
+    )
 
 
 def takes_none(operator: Operator, key: int | str) -> bool:
@@ -110,6 +129,14 @@ def _overloads(operator: Operator) -> Iterator[tuple[int, Signature]]:
     for position, signature in enumerate(operator.spellings):
         if _family_name(signature) == first:
             yield position, signature
+
+
+def _fitting_overload(operator: Operator, call: nodes.Call) -> int | None:
+    """The position of the first overload that takes the operands as written."""
+    for position, signature in _overloads(operator):
+        if next(_faults(signature, call), None) is None:
+            return position
+    return None
 
 
 def _family_name(signature: Signature) -> str:

@@ -40,6 +40,12 @@ class Operator:
     """Positions of interchangeable operands, in the first spelling."""
     when: nodes.Expr | None = None
     """Condition on parameters (names of the first spelling), e.g. `alpha == 1`."""
+    fitting: dict[tuple[int, tuple[str, ...], bool], int | None] = attrs.field(
+        factory=dict, init=False, repr=False
+    )
+    """The spelling that takes calls of so many operands by position, of these keywords,
+    and with `..` or not, as far as such calls were met.
+    """
     _others: dict[int, Operator] = attrs.field(factory=dict, init=False, repr=False)
 
     def with_first(self, position: int) -> Operator:

@@ -187,10 +187,14 @@ def parse(text: str, part: Span, builder: object, max_levels: int) -> tuple[Any,
             symbol, length, method, children = automaton.productions[~action]
             base = len(values) - length
             value: Any = _children(children, values, base)
-            # What is empty starts at what follows it.
-            first = starts[base] if length else start
-            level = max(levels[base:], default=0)
-            del states[base + 1 :], values[base:], starts[base:], levels[base:]
+            if length == 1:
+                del states[-1], values[-1]
+                first, level = starts.pop(), levels.pop()
+            else:
+                # What is empty starts at what follows it.
+                first = starts[base] if length else start
+                level = max(levels[base:], default=0)
+                del states[base + 1 :], values[base:], starts[base:], levels[base:]
             if method is None:
                 (value,) = value
             elif method != LIST:

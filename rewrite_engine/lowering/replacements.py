@@ -7,6 +7,7 @@ mapping from the replaced names to the nodes that take their place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from torch import fx
 
 from rewrite_engine.dsl import checked, nodes
 from rewrite_engine.dsl.printer import print_expr
+from rewrite_engine.dsl.values import values_in
 from rewrite_engine.edit import append, append_call
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import compile_expr, names_read, reads_only_types
@@ -33,7 +35,9 @@ _CONSTANTS = {
 _WRITES = {"write": markers.write, "own": markers.own}
 
 
-def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
+def build_replacement(
+    creates: tuple[checked.Create, ...], operators: Operators
+) -> fx.Graph:
     """The replacement graph of a rule.
 
     Metadata of its nodes: `names` (what the rule calls the node), `statement` (on the
@@ -42,12 +46,20 @@ def build_replacement(rule: checked.Rule, operators: Operators) -> fx.Graph:
     decide what that function returns).
     """
     builder = _ReplacementBuilder(operators)
-    for name in dict.fromkeys(_names_used(rule.creates)):
+    for name in dict.fromkeys(_names_used(creates)):
         builder.placeholder(name)
-    for create in rule.creates:
+    for create in creates:
         builder.create(create)
     append(builder.graph, "output", "output", (builder.replaced,))
     return builder.graph
+
+
+def operators_built(
+    creates: tuple[checked.Create, ...],
+) -> Iterator[checked.Operator | checked.Slot]:
+    """The operators of the calls that a right side makes."""
+    values = (value for create in creates for value in values_in(create.value))
+    return (value.operator for value in values if isinstance(value, checked.Build))
 
 
 _REPEATABLE = frozenset({markers.spread, markers.reemit, *_CONSTANTS.values()})

@@ -16,6 +16,7 @@ from rewrite_engine.lowering.patterns import Operators, build_matcher, guards_of
 from rewrite_engine.lowering.replacements import (
     build_replacement,
     follows_from_types,
+    operators_built,
 )
 from rewrite_engine.source import Source, Span
 
@@ -33,7 +34,8 @@ class CompiledRule:
     """Where the rule stands in its source."""
     doc: str
     matcher_graph: fx.Graph = attrs.field(repr=False)
-    replacement_graph: fx.Graph = attrs.field(repr=False)
+    _creates: tuple[checked.Create, ...] = attrs.field(repr=False)
+    _operators: Operators = attrs.field(repr=False)
     roots: tuple[str, ...]
     meta: tuple[checked.CopyMeta, ...]
     keep: frozenset[str]
@@ -57,6 +59,11 @@ class CompiledRule:
     def running(self, *, once: bool) -> CompiledRule:
         """The same rule with the strategy that a phase gives it."""
         return self if self.once is once else attrs.evolve(self, once=once)
+
+    @cached_property
+    def replacement_graph(self) -> fx.Graph:
+        """What is built, made where the rule first matches."""
+        return build_replacement(self._creates, self._operators)
 
     @cached_property
     def lists(self) -> tuple[str, ...]:
@@ -126,8 +133,13 @@ class CompiledRule:
 
 
 def compile_rule(rule: checked.Rule) -> CompiledRule:
-    """Build both graphs of a rule, from its text and never by tracing."""
+    """Build a rule's graphs, from its text and never by tracing.
+
+    Raises: LookupError if the library of an operator that is built is not installed.
+    """
     operators = Operators(rule)
+    for operator in operators_built(rule.creates):
+        operators.pattern(operator, builds=True)
     matcher = build_matcher(rule, operators)
     literals = tuple(rule.family.rows[0].literals) if rule.family else ()
     return CompiledRule(
@@ -136,7 +148,8 @@ def compile_rule(rule: checked.Rule) -> CompiledRule:
         rule.span,
         rule.doc,
         matcher,
-        build_replacement(rule, operators),
+        rule.creates,
+        operators,
         rule.roots,
         rule.meta,
         rule.keep,

@@ -1,8 +1,8 @@
 """From matcher graphs to a matching program: one for a whole rule set.
 
-Every rule's matcher becomes a graph of instructions, which decides, and sketches, which
-say where it is worth running. The sketches of all rules are merged into one net for
-each anchoring operator.
+Every rule's matcher becomes sketches, which say where the rule is worth trying, and a
+graph of instructions, which decides. The sketches of all rules are merged into one net
+for each anchoring operator.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 
 from rewrite_engine.lowering.operators import CallKey
+from rewrite_engine.lowering.patterns import roots_of
 from rewrite_engine.lowering.rule import CompiledRule
-from rewrite_engine.matching.compiler import RuleCompiler
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.net_source import keys_of
-from rewrite_engine.matching.program import Program
-from rewrite_engine.matching.sketches import IsCall, Sketch
+from rewrite_engine.matching.program import Program, RuleProgram
+from rewrite_engine.matching.sketches import IsCall, Sketch, sketches
 
 
 def build_program(rules: Sequence[CompiledRule]) -> Program:
     """The program of a rule set; rules of equal benefit stay in the order given."""
     ordered = sorted(rules, key=lambda rule: -rule.benefit)
-    programs = tuple(RuleCompiler.compile(rule) for rule in ordered)
+    programs = tuple(
+        RuleProgram(rule, sketches(roots_of(rule.matcher_graph)[0])) for rule in ordered
+    )
     found: dict[CallKey, dict[int, tuple[Sketch, ...]]] = {}
     for number, program in enumerate(programs):
-        for key, sketches in program.sketches.items():
-            found.setdefault(key, {})[number] = sketches
-    nets = {key: Net(sketches) for key, sketches in found.items()}
+        for key, ways in program.sketches.items():
+            found.setdefault(key, {})[number] = ways
+    nets = {key: Net(rules_here) for key, rules_here in found.items()}
     return Program(programs, nets, _depths(nets.values()))
 
 

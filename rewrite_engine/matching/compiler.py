@@ -25,9 +25,8 @@ from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.chains import Advance, ChainSlots, Enter, Repeat
 from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
 from rewrite_engine.matching.layouts import CaptureLayout, MatchLayout
-from rewrite_engine.matching.program import RuleProgram
-from rewrite_engine.matching.readings import readings
-from rewrite_engine.matching.sketches import sketches
+from rewrite_engine.matching.machine import Registers
+from rewrite_engine.matching.readings import UNBOUND, readings
 from rewrite_engine.matching.structure import (
     calls_between,
     is_others,
@@ -37,6 +36,21 @@ from rewrite_engine.matching.structure import (
 
 Block = list[Any]
 """Instructions in the order in which they run, before they are linked."""
+
+
+@attrs.frozen(eq=False)
+class RuleInstructions:
+    """The instructions of one rule, which run at an anchor."""
+
+    entry: code.Instruction
+    size: int
+    """How many registers they use."""
+
+    def registers(self, anchor: fx.Node) -> Registers:
+        """Those of a search at a node."""
+        registers: Registers = [UNBOUND] * self.size
+        registers[0] = anchor
+        return registers
 
 
 @attrs.define(eq=False)
@@ -57,14 +71,14 @@ class RuleCompiler:
     waiting: list[Condition] = attrs.field(factory=list)
 
     @classmethod
-    def compile(cls, rule: CompiledRule) -> RuleProgram:
+    def compile(cls, rule: CompiledRule) -> RuleInstructions:
         return cls(rule).run()
 
     @property
     def matcher(self) -> fx.Graph:
         return self.rule.matcher_graph
 
-    def run(self) -> RuleProgram:
+    def run(self) -> RuleInstructions:
         self._assign_slots()
         guards = guards_of(self.matcher)
         refusals = [guard for guard in guards if guard.reason is not None]
@@ -78,9 +92,7 @@ class RuleCompiler:
         block += map(self._check, [*self.waiting, *refusals])
         block.append(code.Accept(self._layout(tuple(roots))))
         entry = link(block, None)
-        return RuleProgram(
-            self.rule, entry, self.size, sketches(roots_of(self.matcher)[0])
-        )
+        return RuleInstructions(entry, self.size)
 
     def _layout(self, roots: tuple[int, ...]) -> MatchLayout:
         calls = (

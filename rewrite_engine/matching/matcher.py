@@ -44,7 +44,8 @@ def match_at(
     """
     machine = Machine(facts, judge)
     try:
-        machine.run(program.entry, program.registers(anchor))
+        instructions = program.instructions
+        machine.run(instructions.entry, instructions.registers(anchor))
     except SearchLimitError:
         return Outcome(reason=f"the search took more than {STEPS} steps")
     if machine.match is not None:

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
-from torch import fx
 
 from rewrite_engine.lowering.operators import CallKey
 from rewrite_engine.lowering.rule import CompiledRule
-from rewrite_engine.matching.instructions import Instruction
-from rewrite_engine.matching.machine import Registers
+from rewrite_engine.matching.compiler import RuleCompiler, RuleInstructions
 from rewrite_engine.matching.net import Net
-from rewrite_engine.matching.readings import UNBOUND
 from rewrite_engine.matching.sketches import Sketch
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class RuleProgram:
-    """The instructions of one rule."""
+    """One rule: where it is looked for, and what it does there."""
 
     rule: CompiledRule
-    entry: Instruction
-    size: int
-    """How many registers they use."""
     sketches: Mapping[CallKey, tuple[Sketch, ...]]
     """What it looks like where it matches, by the calls that can anchor it."""
 
-    def registers(self, anchor: fx.Node) -> Registers:
-        """Those of a search at a node."""
-        registers: Registers = [UNBOUND] * self.size
-        registers[0] = anchor
-        return registers
+    @cached_property
+    def instructions(self) -> RuleInstructions:
+        """Made where the rule is first tried."""
+        return RuleCompiler.compile(self.rule)
 
 
 @attrs.frozen(eq=False)

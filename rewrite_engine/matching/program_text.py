@@ -37,7 +37,7 @@ def program_text(program: Program, rule: str) -> str:
 
 def _run_text(rule: RuleProgram) -> str:
     """What is done where a rule is tried, up to the first choice."""
-    code = rule.entry.code
+    code = rule.instructions.entry.code
     constants = (f"# {name}: {meaning}" for name, meaning in code.meanings.items())
     return "\n".join([f"# to try {rule.rule.name}:", *constants, code.text.rstrip()])
 
