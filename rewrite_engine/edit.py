@@ -8,8 +8,9 @@ functions, which are used with a torch whose internals are not known here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -19,6 +20,11 @@ from torch.fx import graph as fx_graph
 
 _INTERNALS_KNOWN: Final = torch.__version__.startswith("2.13.")
 _NAMING: Final = fx.Graph()
+
+operands_of: Final[Callable[[fx.Node], Collection[fx.Node]]] = attrgetter(
+    "_input_nodes" if _INTERNALS_KNOWN else "all_input_nodes"
+)
+"""What a node reads, each node once: a view that changes with the node."""
 
 
 def new_node(graph: fx.Graph, op: str, target: Any, name: str | None = None) -> fx.Node:

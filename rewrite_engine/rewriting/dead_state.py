@@ -24,8 +24,9 @@ def drop_unread(
     Other names of the same tensors go, too. State that is read under its name, or
     belongs to a submodule that is called, stays.
     """
-    found = [attribute(root, name) for name in names if _place(root, name)]
-    dead = {id(tensor) for tensor in found if tensor is not None}
+    places = filter(None, (_place(root, name) for name in names))
+    held = (o._parameters.get(leaf, o._buffers.get(leaf)) for o, leaf in places)
+    dead = {id(tensor) for tensor in held if tensor is not None}
     if not dead:
         return
     modules = list(root.modules())
@@ -40,9 +41,9 @@ def _place(root: Module, name: str) -> Place | None:
     """Where a parameter or buffer is; None if it is neither."""
     path, _, leaf = name.rpartition(".")
     owner: Any = attribute(root, path) if path else root
-    if isinstance(owner, Module) and any(leaf in table for table in _tables(owner)):
-        return owner, leaf
-    return None
+    if not isinstance(owner, Module):
+        return None
+    return (owner, leaf) if any(leaf in table for table in _tables(owner)) else None
 
 
 def _holding(modules: Iterable[Module], tensors: Container[int]) -> Iterator[Place]:

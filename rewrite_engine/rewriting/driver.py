@@ -12,6 +12,7 @@ from typing import Protocol
 import attrs
 from torch import fx
 
+from rewrite_engine.edit import operands_of
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.matching.machine import Judge
 from rewrite_engine.matching.match import Match
@@ -280,7 +281,7 @@ class Driver:
             node = todo.pop()
             if node.users or node in staying or not self._may_go(node, match):
                 continue
-            operands = node.all_input_nodes
+            operands = tuple(operands_of(node))
             self.transaction.detach(node)
             self.aliases.discard(node)
             todo += operands

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from torch import fx
 
+from rewrite_engine.edit import operands_of
 from rewrite_engine.graph_facts import reads_only_shape
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import AliasIndex
@@ -160,9 +161,7 @@ def _check_own_order(site: Site, aliases: AliasIndex) -> None:
             continue
         written = aliases.classes(effect.writes)
         readers = (
-            call
-            for call in match.calls
-            if aliases.any_in(written, call.all_input_nodes)
+            call for call in match.calls if aliases.any_in(written, operands_of(call))
         )
         for reader in readers:
             if not (_depends(reader, write, match) or _depends(write, reader, match)):
@@ -179,7 +178,7 @@ def _depends(call: fx.Node, source: fx.Node, match: Match) -> bool:
         node = todo.pop()
         if node is source:
             return True
-        fresh = {n for n in node.all_input_nodes if n in match.calls} - seen
+        fresh = {n for n in operands_of(node) if n in match.calls} - seen
         seen |= fresh
         todo += fresh
     return False
@@ -193,7 +192,7 @@ def check_reads(
     Raises: Refused
     """
     for node in created:
-        for operand in node.all_input_nodes:
+        for operand in operands_of(node):
             if operand in replaced:
                 raise Refused(f"the right side reads '{operand}', which it replaces")
             if not operand < node:

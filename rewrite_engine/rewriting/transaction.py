@@ -105,7 +105,7 @@ class Transaction:
 
     def _remember_users(self, reader: fx.Node) -> None:
         """New arguments put a reader last among the users of all its operands."""
-        for operand in reader.all_input_nodes:
+        for operand in edit.operands_of(reader):
             self._remember_order(operand)
 
     def _remember_order(self, operand: fx.Node) -> None:
