@@ -15,7 +15,7 @@ from rewrite_engine.equalize.observers import (
     UncalibratedWarning,
 )
 from rewrite_engine.equalize.partition import part
-from rewrite_engine.equalize.prepare import copy_of, free_name
+from rewrite_engine.equalize.prepare import bypass, copy_of, free_name
 from rewrite_engine.ruleset import RuleSet
 
 
@@ -59,6 +59,7 @@ def convert(
             message = f"'{refusal.node}' is not equalized: {refusal.reason}"
             warnings.warn(message, RefusedWarning, stacklevel=2)
     partition.join()
+    bypass(module, InputEqualizationObserver)
     apply(module, _exact_ranges())
     for name in dict(_observers(module)):
         module.delete_submodule(name)

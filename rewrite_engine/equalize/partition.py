@@ -44,7 +44,7 @@ def part(module: fx.GraphModule, watching: Sequence[fx.Node]) -> Partition:
         sets = _sets([layer for layer in layers if layer.input is watch])
         watches += [_copy_of(module, watch, nodes) for nodes in sets[1:]]
     twins = []
-    for watch in watches:
+    for watch in sorted(watches, reverse=True):  # the first one keeps the first call
         (source,) = watch.all_input_nodes
         if len(source.users) > 1 and _is_quantizer(module, source):
             twins.append((_observe_again(source, watch), source))
@@ -60,7 +60,6 @@ def _copy_of(
     module.add_submodule(name, seen)
     twin = _call_again(watch, readers)
     twin.target = name
-    min(readers).prepend(twin)  # no other observer between it and what it watches
     return twin
 
 
@@ -88,7 +87,8 @@ def _sets(layers: Sequence[Layer]) -> list[list[fx.Node]]:
 
 
 def _call_again(observer: fx.Node, readers: Sequence[fx.Node]) -> fx.Node:
-    with observer.graph.inserting_after(observer):
+    # Nothing stands between it and what reads it, which it could not move past.
+    with observer.graph.inserting_before(min(readers)):
         twin = observer.graph.node_copy(observer)
     twin.meta = dict(observer.meta)
     for reader in readers:

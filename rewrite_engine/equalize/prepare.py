@@ -61,6 +61,18 @@ def _insert(module: fx.GraphModule, layer: Layer, observer: nn.Module) -> fx.Nod
     return node
 
 
+def bypass(module: fx.GraphModule, kind: type[nn.Module]) -> None:
+    """Take every call of such observers out of the graph: readers of what one gives
+    read what it is given.
+    """
+    for node in module.graph.find_nodes(op="call_module"):
+        if isinstance(module.get_submodule(str(node.target)), kind):
+            (value,) = node.all_input_nodes
+            node.replace_all_uses_with(value)
+            module.graph.erase_node(node)
+    module.recompile()
+
+
 def copy_of(model: fx.GraphModule) -> fx.GraphModule:
     """A deep copy. Tensors that were computed with gradients, as weight norm leaves
     them behind, are detached: `copy.deepcopy` refuses them.

@@ -25,7 +25,7 @@ from rewrite_engine.equalize import (
     worst_layers,
 )
 from rewrite_engine.equalize.layers import Layer, find_layers
-from rewrite_engine.equalize.prepare import copy_of
+from rewrite_engine.equalize.prepare import bypass, copy_of
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import attribute
 
@@ -81,13 +81,14 @@ def convert_eq_obs(
     `modules` is brought up to date. The quantization observers of weights that are
     operands of functions are reset; `convert_fx` lets them see the new weights.
     """
-    apply(model, _before())
+    bypass(model, peer._WeightEqualizationObserver)
     for layer, theirs in _observed(model, modules):
         name = str(layer.input.target)
         if layer.node.name in weight_eq_obs_dict:
             _put(model, name, _ours(theirs, layer))
     convert(model, inplace=True)
-    apply(model, _after())
+    bypass(model, peer._InputEqualizationObserver)
+    apply(model, _spelling())
     _reset_weight_observers(model, weight_eq_obs_dict)
     modules.clear()
     modules.update(model.named_modules(remove_duplicate=False))
@@ -182,29 +183,13 @@ def _reset_weight_observers(model: fx.GraphModule, names: Mapping[str, Any]) -> 
                 observer.reset_min_max_vals()
 
 
-# --- what torch's own pass expects and leaves behind ---
+# --- what torch's own pass leaves behind ---
 
 
 @functools.cache
-def _before() -> RuleSet:
+def _spelling() -> RuleSet:
     return loads(
         """
-        rule unwatch_weight once {
-          v = ao._WeightEqualizationObserver(w, ..)
-        =>
-          v' = w
-          erase v
-        }
-        """,
-        "torch_ao",
-    )
-
-
-@functools.cache
-def _after() -> RuleSet:
-    return loads(
-        """
-        rule unwatch once { e = ao._InputEqualizationObserver(x, ..) => e' = x erase e }
         rule as_torch_spells_it once {
           m = aten.mul.Tensor(x, s)
           where s is const

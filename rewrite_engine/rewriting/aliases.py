@@ -108,10 +108,6 @@ class AliasIndex:
         """What running `node` does."""
         return effect_of(node, self._module)
 
-    def same_storage(self, a: fx.Node, b: fx.Node) -> bool:
-        """Whether two values may share storage."""
-        return a is b or self._find(a) == self._find(b)
-
     def classes(self, values: Iterable[fx.Node]) -> frozenset[Hashable]:
         """What names the storage classes of values, until the next change."""
         return frozenset(map(self._find, values))
@@ -160,32 +156,44 @@ class AliasIndex:
             default=None,
         )
 
-    def reads_between(
+    def obstacle(
         self,
-        values: Iterable[fx.Node],
+        call: fx.Node,
         start: fx.Node,
         end: fx.Node,
         ignoring: Container[fx.Node] = (),
     ) -> fx.Node | None:
-        """The first node strictly between that may read storage of `values`.
+        """The first node strictly between that `call` must not change places with.
 
-        Visits every node between: meant for the few values that a moved node writes.
+        What only writes the state of its own module, as observers do, changes places
+        with others of its kind. Visits every node between if the call writes anything.
         """
-        roots = self._roots(values)
+        effect = self.effect(call)
+        written = self._written_roots(call, effect)
+        for node in _between(self._effectful, start, end, ignoring):
+            other = self.effect(node)
+            if not (effect.is_private and other.is_private):
+                return node
+            if not written.isdisjoint(self._written_roots(node, other)):
+                return node
+        return self._reader_between(written, start, end, ignoring)
+
+    def _reader_between(
+        self,
+        written: set[Hashable],
+        start: fx.Node,
+        end: fx.Node,
+        ignoring: Container[fx.Node],
+    ) -> fx.Node | None:
+        """The first node strictly between that may read storage of these classes."""
         node = start.next
-        while roots and node is not end:
+        while written and node is not end:
             if node not in ignoring:
-                read = self._roots((*node.all_input_nodes, node))
-                if not roots.isdisjoint(read):
+                read = self.classes(node.all_input_nodes) | self._roots((node,))
+                if not written.isdisjoint(read):
                     return node
             node = node.next
         return None
-
-    def effects_between(
-        self, start: fx.Node, end: fx.Node, ignoring: Container[fx.Node] = ()
-    ) -> fx.Node | None:
-        """The first node strictly between that must not be reordered."""
-        return next(_between(self._effectful, start, end, ignoring), None)
 
     def all_effects_between(
         self, start: fx.Node, end: fx.Node, ignoring: Container[fx.Node] = ()

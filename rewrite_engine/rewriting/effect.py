@@ -25,6 +25,12 @@ class Effect:
     own_state: bool = False
     effectful: bool = False
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nothing is done but to what the called module owns."""
+        others = self.writes or self.clobbers or self.random
+        return self.own_state and not others
+
 
 PURE: Final = Effect()
 """The effect of a node that only computes a new value."""

@@ -209,7 +209,9 @@ CHANNEL_OBSERVERS: Final[Names] = _names(
 )
 """As observers, for ours."""
 
-FUSED_SEQUENCES: Final[Names] = _names("ConvReLU1d ConvReLU2d ConvReLU3d LinearReLU")
+FUSED_SEQUENCES: Final[Names] = _names(
+    "BNReLU2d BNReLU3d ConvReLU1d ConvReLU2d ConvReLU3d LinearReLU"
+)
 """Sequences of torch.ao that are called as one module."""
 
 NORMALIZATIONS: Final = frozenset(

@@ -104,9 +104,15 @@ def _watching(node: fx.Node, called: nn.Module) -> Effect:
 
 def _sequential(node: fx.Node, called: nn.Module) -> Effect:
     """Layers that hand their own results on: nothing outside sees a write in them."""
-    parts = tuple(called.children())
-    known = all(type(part) in MEMORYLESS_MODULES for part in parts)
-    return clobber(node) if not known or any(map(is_customized, parts)) else PURE
+    norms = []
+    for part in called.children():
+        if is_customized(part):
+            return clobber(node)
+        if type(part) in NORMALIZATIONS:
+            norms.append(_normalizing(node, part))
+        elif type(part) not in MEMORYLESS_MODULES:
+            return clobber(node)
+    return next((effect for effect in norms if effect is not PURE), PURE)
 
 
 def _forwarding(node: fx.Node, called: nn.Module) -> Effect:

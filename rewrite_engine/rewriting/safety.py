@@ -147,8 +147,7 @@ def _check_effects(site: Site, aliases: AliasIndex) -> None:
         if call is site.before or not effect.effectful:
             continue
         start, end = _in_order(call, site.before)
-        other = aliases.effects_between(start, end, calls)
-        other = other or aliases.reads_between(effect.writes, start, end, calls)
+        other = aliases.obstacle(call, start, end, calls)
         if other is not None:
             raise Refused(f"the effect of '{call}' would move past '{other}'")
 

@@ -87,6 +87,20 @@ def test_parameters_stay_what_they_are():
         assert equalized.get_parameter(name).requires_grad is parameter.requires_grad
 
 
+def unobserved(gm):
+    """The layers whose input no observer has seen."""
+    called = {
+        node: gm.get_submodule(node.target)
+        for node in gm.graph.find_nodes(op="call_module")
+    }
+    return [
+        node.name
+        for node, module in called.items()
+        if isinstance(module, (nn.Linear, nn.Conv1d))
+        and not isinstance(called.get(node.all_input_nodes[0]), ao.MinMaxObserver)
+    ]
+
+
 SEVERAL = {
     "five layers": (
         lambda m, x: m.a(x) + m.b(x) * m.c(x) - m.d(x) + m.e(x),
@@ -126,6 +140,7 @@ def test_any_number_of_layers_may_read_a_value(name, observed):
     assert len(names) == scales
     torch.testing.assert_close(equalized(x), model(x), rtol=1e-4, atol=1e-4)
     if observed:
+        assert unobserved(equalized) == []
         assert convert_fx(equalized)(x).isfinite().all()
 
 
@@ -251,6 +266,69 @@ def test_what_no_rule_makes_use_of_is_joined_again():
         equalized = convert(prepared)
     calls = [node.target for node in equalized.graph.find_nodes(op="call_module")]
     assert len(calls) == len(set(calls))
+    torch.testing.assert_close(equalized(x), model(x))
+
+
+class Opaque(nn.Module):
+    """Nothing is known of what it does."""
+
+    def forward(self, x):
+        return x + 1
+
+
+def observed_with(forward, **parts):
+    """A model, its graph with quantization and equalization observers that have seen
+    an input, and the input.
+    """
+    model = Net(forward, linear=nn.Linear(6, 8), **parts).eval()
+    x = torch.randn(5, 6)
+    mapping = ao.QConfigMapping().set_global(ao.default_qconfig)
+    prepared = prepare(prepare_fx(model, mapping, (x,)))
+    prepared(x)
+    return model, prepared, x
+
+
+def test_observers_between_an_observer_and_a_layer_are_in_nobodys_way():
+    model, prepared, x = observed_with(lambda m, x: (x + x, m.linear(x)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        equalized = convert(prepared)
+    assert unobserved(equalized) == []
+    for got, want in zip(equalized(x), model(x), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_no_scale_comes_after_the_observer_of_the_input():
+    """The layer would read what no observer has seen."""
+
+    def forward(m, x):
+        y, noise = F.relu(x), torch.rand_like(x[:, :1])
+        return m.linear(y) + noise
+
+    _, prepared, _ = observed_with(forward)
+    with pytest.warns(RefusedWarning, match="would move past 'rand_like'"):
+        equalized = convert(prepared)
+    assert "mul" not in equalized.code
+    assert unobserved(equalized) == []
+
+
+def test_observers_leave_graphs_with_calls_of_which_nothing_is_known():
+    model = Net(
+        lambda m, x: m.opaque(F.linear(x, m.w * 2)),
+        w=nn.Parameter(torch.randn(4, 6)),
+        opaque=Opaque(),
+    )
+    x = torch.randn(5, 6)
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m, qualified_name):
+            return isinstance(m, Opaque)
+
+    prepared = prepare(fx.GraphModule(model, Tracer().trace(model)))
+    prepared(x)
+    with pytest.warns(RefusedWarning, match="the weight is computed"):
+        equalized = convert(prepared)
+    assert "observer" not in equalized.code
     torch.testing.assert_close(equalized(x), model(x))
 
 

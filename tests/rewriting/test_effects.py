@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.ao.nn.intrinsic as nni
 import torch.ao.quantization.fx._decomposed
 import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
@@ -256,6 +257,10 @@ MODULES: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: nn.Embedding(2, 2), ""),
     (lambda: nn.Embedding(2, 2, max_norm=1.0), STATISTICS),
     (lambda: nn.FractionalMaxPool2d(2, 2).eval(), "random effectful"),
+    (lambda: nni.LinearReLU(nn.Linear(2, 2), nn.ReLU(inplace=True)), ""),
+    (lambda: nni.BNReLU2d(nn.BatchNorm2d(2), nn.ReLU()).eval(), ""),
+    (lambda: nni.BNReLU2d(nn.BatchNorm2d(2), nn.ReLU()), STATISTICS),
+    (lambda: nni.LinearReLU(hooked(), nn.ReLU()), CLOBBER),
     (lambda: Custom(2, 2), CLOBBER),
     (hooked, CLOBBER),
     (patched, CLOBBER),

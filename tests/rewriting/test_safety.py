@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx
+from torch.ao.quantization import MinMaxObserver
 
 from rewrite_engine import engine, loads
 
@@ -159,6 +160,41 @@ def test_a_writing_call_does_not_move_past_a_reader() -> None:
 
     (given,) = reasons(rules, body)
     assert "would move past 'sum_default'" in given
+
+
+OBSERVE_LATER = """
+op observer = ao.MinMaxObserver
+rule r once { y = N@observer(x, ..)  z = relu(y) => z' = neg(N(x)) }
+"""
+
+
+def observed(between: Callable[[fx.Graph, fx.Node, fx.Node], fx.Node]) -> list[str]:
+    """Why an observer does not move past what stands between it and the relu."""
+    root = torch.nn.Module()
+    root.seen, root.other = MinMaxObserver(), MinMaxObserver()
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    y = graph.call_module("seen", (x,))
+    read = between(graph, x, y)
+    graph.output((graph.call_function(aten.relu.default, (y,)), read))
+    gm = fx.GraphModule(root, graph)
+    return [
+        each.reason for each in engine.apply(gm, loads(OBSERVE_LATER)).report.refusals
+    ]
+
+
+def test_observers_move_past_one_another() -> None:
+    assert observed(lambda graph, x, y: graph.call_module("other", (x,))) == []
+
+
+def test_an_observer_does_not_move_past_a_second_call_of_it() -> None:
+    (given,) = observed(lambda graph, x, y: graph.call_module("seen", (x,)))
+    assert given == "'seen_1' may write what 'seen' reads, in between"
+
+
+def test_an_observer_does_not_move_past_what_reads_its_state() -> None:
+    (given,) = observed(lambda graph, x, y: graph.get_attr("seen.max_val"))
+    assert given == "the effect of 'seen' would move past 'seen_max_val'"
 
 
 def test_an_identity_is_not_exposed_to_later_writes() -> None:
