@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch._inductor import pattern_matcher as inductor
+
+from benches.workloads import Rewrite, Workload, replaced, without_code
+from rewrite_engine import edit
 
 aten = torch.ops.aten
 
@@ -46,15 +49,19 @@ def chain(nodes: int) -> fx.GraphModule:
     value = graph.placeholder("x")
     while len(graph.nodes) < nodes:
         for name in choose.choice(sequences(PLANTED)):
-            value = graph.call_function(overload(name), (value,))
+            value = edit.append_call(graph, overload(name), (value,))
     graph.output(value)
-    return fx.GraphModule(nn.Module(), graph)
+    return without_code(graph)
 
 
 def occurring(gm: fx.GraphModule) -> set[Names]:
     """The sequences that a chain holds, planted or not."""
-    names = [n.target._opname for n in gm.graph.nodes if n.op == "call_function"]
-    return {tuple(names[i : i + LENGTH]) for i in range(len(names))}
+    return set(_windows(gm.graph))
+
+
+def _windows(graph: fx.Graph) -> Iterator[Names]:
+    names = [n.target._opname for n in graph.nodes if n.op == "call_function"]
+    return (tuple(names[i : i + LENGTH]) for i in range(len(names)))
 
 
 def rule_set(count: int, gm: fx.GraphModule) -> list[Names]:
@@ -78,6 +85,42 @@ def absent(count: int) -> list[Names]:
 
 def overload(name: str) -> Any:
     return getattr(aten, name).default
+
+
+def workloads(nodes: int, counts: Sequence[int]) -> Iterator[Workload]:
+    """Sets of so many rules for a chain, and as many rules as the most that match
+    nowhere in it, with its operators and with others.
+    """
+    yield from planted(nodes, counts)
+    gm, most = chain(nodes), max(counts)
+    yield _workload("no match", missing(most, gm))
+    yield _workload("absent", absent(most))
+
+
+def planted(nodes: int, counts: Sequence[int]) -> Iterator[Workload]:
+    """Sets of so many rules, of which ten match in a chain of so many nodes."""
+    gm = chain(nodes)
+    return (_workload("rule set", rule_set(count, gm)) for count in counts)
+
+
+def _workload(name: str, found: Sequence[Names]) -> Workload:
+    def matches(graph: fx.Graph) -> int:
+        wanted = set(found)
+        return sum(window in wanted for window in _windows(graph))
+
+    rewrites = [rewrite(sequence, i) for i, sequence in enumerate(found)]
+    return Workload(name, chain, rewrites, matches, has_one_type=True)
+
+
+def rewrite(sequence: Names, number: int) -> Rewrite:
+    """A sequence becomes one call, `hardtanh`."""
+    return Rewrite(
+        rule_text(sequence, number),
+        function(sequence),
+        _hardtanh,
+        lambda: inductor_pattern(sequence),
+        _inductor_hardtanh,
+    )
 
 
 # --- one sequence, as each engine states it ---
@@ -108,3 +151,11 @@ def inductor_pattern(sequence: Names) -> Any:
     for name in sequence:
         pattern = inductor.CallFunction(overload(name), pattern)
     return pattern
+
+
+def _hardtanh(x: Any) -> Any:
+    return aten.hardtanh.default(x)
+
+
+def _inductor_hardtanh(match: inductor.Match, x: Any) -> None:
+    replaced(match, aten.hardtanh.default, (x,))

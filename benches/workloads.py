@@ -1,39 +1,68 @@
-"""Graphs of any size for the matcher and the driver, and one rewrite for each.
+"""Graphs of any size for the matcher and the driver, and what is rewritten in them.
 
-They are built node by node and hold no recorded values: no peer derives any, so none
-is derived here. A rewrite is stated three times, once for each engine.
+They are built node by node. A rewrite is stated three times, once for each engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import attrs
 import torch
 from torch import fx, nn
 from torch._inductor import pattern_matcher as inductor
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers operators
+
+from rewrite_engine import edit
+from rewrite_engine.collector import paused_gc
 
 aten = torch.ops.aten
+_quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_SCALE = (0.1, 3, -128, 127, torch.int8)
 
 Pattern = Callable[..., Any]
 Handler = Callable[..., None]
 
 
 @attrs.frozen(eq=False)
-class Workload:
-    """A graph, and the same rewrite as a rule, as functions and for inductor."""
+class Rewrite:
+    """One rewrite: as a rule, as functions that torch.fx traces, and for inductor."""
 
-    name: str
-    build: Callable[[int], fx.GraphModule]
-    """A graph of at least so many nodes, the last block whole."""
     rule: str
     pattern: Pattern
     replacement: Pattern
     inductor_pattern: Callable[[], inductor.CallFunction]
     inductor_handler: Handler
+
+
+@attrs.frozen(eq=False)
+class Workload:
+    """A graph, and what is rewritten in it."""
+
+    name: str
+    build: Callable[[int], fx.GraphModule]
+    """A graph of at least so many nodes, the last block whole."""
+    rewrites: Sequence[Rewrite]
     matches: Callable[[fx.Graph], int]
-    """How often the rewrite applies to a graph."""
+    """In how many places of a graph something is left to rewrite."""
+    has_one_type: bool = False
+    """Whether all values are of one shape and dtype, so that they can be recorded."""
+    raw_edits: Callable[[fx.GraphModule], object] | None = None
+    """The same edits by the quickest means, made without a search or a check."""
+
+    @property
+    def text(self) -> str:
+        """The rules."""
+        return "\n".join(rewrite.rule for rewrite in self.rewrites)
+
+
+def without_code(graph: fx.Graph) -> fx.GraphModule:
+    """A module whose code is made when it is recompiled: making it takes longest."""
+    with mock.patch.object(fx.GraphModule, "recompile"):
+        return fx.GraphModule(nn.Module(), graph)
 
 
 class _Builder:
@@ -46,11 +75,11 @@ class _Builder:
         self.b = self.graph.placeholder("b")
 
     def call(self, target: Any, *args: Any) -> fx.Node:
-        return self.graph.call_function(target, args)
+        return edit.append_call(self.graph, target, args)
 
     def finished(self, result: Any) -> fx.GraphModule:
         self.graph.output(result)
-        return fx.GraphModule(nn.Module(), self.graph)
+        return without_code(self.graph)
 
     def is_short(self, nodes: int) -> bool:
         return len(self.graph.nodes) < nodes
@@ -106,8 +135,32 @@ def dense(nodes: int) -> fx.GraphModule:
     return g.finished(y)
 
 
+def quantized(nodes: int) -> fx.GraphModule:
+    """Linear layers between pairs of quantize and dequantize calls."""
+    g = _Builder()
+    y = g.x
+    while g.is_short(nodes):
+        y = g.call(_quantize, y, *_SCALE)
+        y = g.call(_dequantize, y, *_SCALE)
+        y = g.call(aten.linear.default, y, g.w, g.b)
+        y = g.call(aten.relu.default, y)
+    return g.finished(y)
+
+
 def fan_out(nodes: int) -> fx.GraphModule:
-    """One value that everything reads: `relu(x * w + b)` beside each other."""
+    """`relu(x * w + b)` of one computed value over and over; the results are summed."""
+    g = _Builder()
+    x = result = g.call(aten.exp.default, g.x)
+    while g.is_short(nodes):
+        y = g.call(aten.mul.Tensor, x, g.w)
+        y = g.call(aten.add.Tensor, y, g.b)
+        y = g.call(aten.relu.default, y)
+        result = g.call(aten.maximum.default, result, y)
+    return g.finished(result)
+
+
+def wide_output(nodes: int) -> fx.GraphModule:
+    """`relu(x * w + b)` beside each other, all of which are returned."""
     g = _Builder()
     results = []
     while g.is_short(nodes):
@@ -125,7 +178,7 @@ def _keyword(name: str) -> inductor.KeywordArg:
     return inductor.KeywordArg(name)
 
 
-def _replaced(match: inductor.Match, target: Any, args: tuple[Any, ...]) -> None:
+def replaced(match: inductor.Match, target: Any, args: tuple[Any, ...]) -> None:
     """The cheapest handler there is: one node, one replacement of uses."""
     old = match.output_node()
     with match.graph.inserting_before(old):
@@ -149,7 +202,7 @@ def _inductor_scale_sum_relu() -> inductor.CallFunction:
 
 
 def _inductor_addcmul(match: inductor.Match, x: Any, w: Any, b: Any) -> None:
-    _replaced(match, aten.addcmul.default, (b, x, w))
+    replaced(match, aten.addcmul.default, (b, x, w))
 
 
 def _scores(q: Any, k: Any) -> Any:
@@ -170,7 +223,7 @@ def _inductor_scores() -> inductor.CallFunction:
 
 
 def _inductor_plain_scores(match: inductor.Match, q: Any, k: Any) -> None:
-    _replaced(match, aten.baddbmm.default, (q, k, q))
+    replaced(match, aten.baddbmm.default, (q, k, q))
 
 
 def _conv_relu(x: Any, m: Any) -> Any:
@@ -190,7 +243,7 @@ def _inductor_conv_relu() -> inductor.CallFunction:
 
 
 def _inductor_norm_only(match: inductor.Match, x: Any, m: Any) -> None:
-    _replaced(match, aten.mul.Tensor, (x, m))
+    replaced(match, aten.mul.Tensor, (x, m))
 
 
 _SCALE_SUM_RELU = """rule fuse once {
@@ -214,43 +267,91 @@ _CONV = """rule fuse once {
 }"""
 
 
-def _scale_sum_relu_on(
-    name: str, build: Callable[[int], fx.GraphModule], *, is_missed: bool = False
-) -> Workload:
-    return Workload(
-        name,
-        build,
-        _SCALE_SUM_RELU,
-        _scale_sum_relu,
-        _addcmul,
-        _inductor_scale_sum_relu,
-        _inductor_addcmul,
-        lambda graph: 0 if is_missed else _count(graph, aten.relu.default),
-    )
+_QUANTIZED = """rule fuse once {
+  q = quantized_decomposed.quantize_per_tensor.default(
+    x, 0.1, 3, -128, 127, torch.int8)
+  d = quantized_decomposed.dequantize_per_tensor.default(
+    q, 0.1, 3, -128, 127, torch.int8)
+  z = aten.relu.default(aten.linear.default(d, w, b))
+=>
+  z' = aten.addmm.default(b, x, w)
+}"""
 
+
+def _quantized_linear(x: Any, w: Any, b: Any) -> Any:
+    dequantized = _dequantize(_quantize(x, *_SCALE), *_SCALE)
+    return aten.relu.default(aten.linear.default(dequantized, w, b))
+
+
+def _plain_linear(x: Any, w: Any, b: Any) -> Any:
+    return aten.addmm.default(b, x, w)
+
+
+def _inductor_quantized_linear() -> inductor.CallFunction:
+    call = inductor.CallFunction
+    pair = call(_dequantize, call(_quantize, _keyword("x"), *_SCALE), *_SCALE)
+    linear = call(aten.linear.default, pair, _keyword("w"), _keyword("b"))
+    return call(aten.relu.default, linear)
+
+
+def _inductor_plain_linear(match: inductor.Match, x: Any, w: Any, b: Any) -> None:
+    replaced(match, aten.addmm.default, (b, x, w))
+
+
+def _raw_addcmul(gm: fx.GraphModule) -> None:
+    """What `relu(x * w + b) => addcmul(b, x, w)` comes to, edit by edit."""
+    with paused_gc():
+        for relu in gm.graph.find_nodes(op="call_function", target=aten.relu.default):
+            total = relu.args[0]
+            product, b = total.args
+            x, w = product.args
+            target = aten.addcmul.default
+            new = edit.new_node(gm.graph, "call_function", target, "addcmul")
+            edit.insert(new, relu, (b, x, w), {})
+            for user in list(relu.users):
+                edit.replace_input(user, relu, new)
+            for old in (relu, total, product):
+                edit.set_arguments(old, (), {})
+                edit.erase(old)
+
+
+def _relus(graph: fx.Graph) -> int:
+    return _count(graph, aten.relu.default)
+
+
+def _softmaxes(graph: fx.Graph) -> int:
+    return _count(graph, aten.softmax.int)
+
+
+# --- the table ---
+
+_TO_MUL = Rewrite(
+    _CONV, _conv_relu, _norm_only, _inductor_conv_relu, _inductor_norm_only
+)
+_TO_ADDMM = Rewrite(
+    _QUANTIZED,
+    _quantized_linear,
+    _plain_linear,
+    _inductor_quantized_linear,
+    _inductor_plain_linear,
+)
+_TO_BADDBMM = Rewrite(
+    _SCORES, _scores, _plain_scores, _inductor_scores, _inductor_plain_scores
+)
+_TO_ADDCMUL = Rewrite(
+    _SCALE_SUM_RELU,
+    _scale_sum_relu,
+    _addcmul,
+    _inductor_scale_sum_relu,
+    _inductor_addcmul,
+)
 
 WORKLOADS = (
-    Workload(
-        "conv-bn-relu",
-        conv_chain,
-        _CONV,
-        _conv_relu,
-        _norm_only,
-        _inductor_conv_relu,
-        _inductor_norm_only,
-        lambda graph: _count(graph, aten.relu.default),
-    ),
-    Workload(
-        "attention",
-        attention,
-        _SCORES,
-        _scores,
-        _plain_scores,
-        _inductor_scores,
-        _inductor_plain_scores,
-        lambda graph: _count(graph, aten.softmax.int),
-    ),
-    _scale_sum_relu_on("every node", dense),
-    _scale_sum_relu_on("fan-out", fan_out),
-    _scale_sum_relu_on("near-misses", near_misses, is_missed=True),
+    Workload("conv-bn-relu", conv_chain, [_TO_MUL], _relus),
+    Workload("q/dq", quantized, [_TO_ADDMM], _relus),
+    Workload("attention", attention, [_TO_BADDBMM], _softmaxes),
+    Workload("every node", dense, [_TO_ADDCMUL], _relus, True, _raw_addcmul),
+    Workload("fan-out", fan_out, [_TO_ADDCMUL], _relus, True),
+    Workload("wide output", wide_output, [_TO_ADDCMUL], _relus, True),
+    Workload("near-misses", near_misses, [_TO_ADDCMUL], lambda graph: 0, True),
 )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 
 import pytest
 import torch
 
-from benches import bench_apply, bench_compile, bench_fold, bench_qat, models
-from benches.workloads import WORKLOADS
+from benches import bench_compile, bench_fold, bench_qat, models
 from rewrite_engine import engine, load, loads
 from rewrite_engine.dsl import loader
 
@@ -100,18 +98,6 @@ def test_bench_fold_prints_a_row_a_model(capsys):
     assert row.split()[2:4] == ["2", "2"]
 
 
-def test_bench_apply_prints_a_row_a_workload_and_writes_its_figures(capsys, tmp_path):
-    threads = torch.get_num_threads()
-    bench_apply.main(["--tiny", "--json", str(tmp_path / "figures.json")])
-    torch.set_num_threads(threads)
-    header, *rows = capsys.readouterr().out.strip().splitlines()
-    assert header.split()[:3] == ["workload", "nodes", "matches"]
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [f["workload"] for f in figures] == [w.name for w in WORKLOADS]
-    assert len(rows) == len(WORKLOADS)
-    assert all(f["ours"] > 0 and f["inductor"] > 0 for f in figures)
-
-
 def test_bench_compile_prints_a_row_a_rule_set(capsys):
     bench_compile.main(["--tiny"])
     header, *rows = capsys.readouterr().out.strip().splitlines()
@@ -123,16 +109,6 @@ def test_generated_rules_are_all_different():
     rules = loads(bench_compile.generated(300))
     assert len(rules) == 300  # equal ones would have been refused
     assert all(rule.doc for rule in rules)
-
-
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
-def test_workloads_are_rewritten_everywhere(workload):
-    gm = workload.build(60)
-    expected = workload.matches(gm.graph)
-    report = engine.apply(gm, loads(workload.rule)).report
-    assert report.matches == expected
-    assert workload.matches(gm.graph) == 0
-    assert (expected == 0) == (workload.name == "near-misses")
 
 
 def test_bench_equalize_sums_up_each_way_to_quantize(capsys):

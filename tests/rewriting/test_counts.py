@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from torch import fx
 
-from benches import bench_match, models, rule_sets
+from benches import models, rule_sets
+from benches.engines import find
 from benches.workloads import WORKLOADS
 from rewrite_engine import edit, engine, load, loads
 from rewrite_engine.lowering.guards import Condition
@@ -72,7 +73,7 @@ def applied(gm: fx.GraphModule, rules: RuleSet, counts: Counter[str]) -> dict[st
 @pytest.mark.parametrize("nodes", [304, 604])
 def test_every_node(nodes: int, counts: Counter[str]) -> None:
     workload = BY_NAME["every node"]
-    gm, rules = workload.build(nodes), loads(workload.rule)
+    gm, rules = workload.build(nodes), loads(workload.text)
     matches = workload.matches(gm.graph)
     others = sum(not is_inert(node) for node in gm.graph.nodes)
     # A match has three calls, which lose their arguments and go, and makes one, which
@@ -92,7 +93,7 @@ def test_every_node(nodes: int, counts: Counter[str]) -> None:
 @pytest.mark.parametrize("nodes", [304, 604])
 def test_near_misses_are_not_tried(nodes: int, counts: Counter[str]) -> None:
     workload = BY_NAME["near-misses"]
-    assert applied(workload.build(nodes), loads(workload.rule), counts) == {}
+    assert applied(workload.build(nodes), loads(workload.text), counts) == {}
 
 
 @pytest.mark.parametrize("pairs", [2, 6])
@@ -121,7 +122,7 @@ def test_rules_that_match_nowhere_are_not_tried(
     ends = Counter(sequence[-1] for sequence in sequences)
     anchors = [n for n in gm.graph.nodes if getattr(n.target, "_opname", "") in ends]
     counts.clear()
-    matches = len(bench_match.find(gm, rules))
+    matches = len(find(gm, rules))
     assert matches >= len(gm.graph.nodes) // rule_sets.LENGTH
     assert counts["anchors tested"] <= len(anchors)
     assert counts["steps"] == matches
