@@ -49,17 +49,15 @@ class AliasIndex:
         graph: fx.Graph,
         module: nn.Module | None,
         state: Mapping[str, torch.Tensor] | None = None,
-        without: Container[fx.Node] = (),
     ) -> AliasIndex:
         """The index of `graph`, in time linear in its nodes.
 
         `module` owns the graph's attributes and submodules. `state` gives the tensors
         of placeholders that stand for lifted parameters and buffers, by node name.
-        Nodes that are in `without` are about to leave the graph and do not count.
         """
         index = cls(module, state if state is not None else {})
         for node in graph.nodes:
-            if not is_inert(node) and node not in without:
+            if not is_inert(node):
                 index.add(node)
         return index
 

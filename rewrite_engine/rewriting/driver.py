@@ -109,7 +109,6 @@ class Driver:
         self._watch = watch
         self._types = ValueTypes(self.module, state.facts.staged)
         self._recipes = Recipes(self.transaction, state, self._types, program.memory)
-        self._aliases: AliasIndex | None = None
         self._moves = Moves()
         self._tallies = {id(rule): _Tally() for rule in program.rules}
         self._order: list[str] = []
@@ -217,11 +216,17 @@ class Driver:
         try:
             done.append(self._rewrite(match, subject))
         except (Refused, ValueInferenceError) as refusal:
-            if self.transaction.mark() > mark:
-                self.transaction.rollback(mark)
-                self._aliases = None
+            self._take_back(mark)
             return str(refusal)
         return None
+
+    def _take_back(self, mark: int) -> None:
+        created, detached = self.transaction.since(mark)
+        for node in created:
+            self._aliases.discard(node)
+        self.transaction.rollback(mark)
+        for node in detached:
+            self._aliases.add(node)
 
     def _note(self, tally: _Tally, node: fx.Node, outcome: Outcome) -> None:
         if outcome.reason is not None:
@@ -229,7 +234,7 @@ class Driver:
             tally.refusals[node] = outcome.reason
 
     def _rewrite(self, match: Match, subject: Subject | None) -> Built:
-        aliases = self.aliases
+        aliases = self._aliases
         site = find_site(match, aliases)
         built = self._make(subject or self._recipes.recall(match), site.before)
         check_reads(built.created, built.replaced)
@@ -267,7 +272,7 @@ class Driver:
         for old, new in built.replaced.items():
             self._moved.setdefault(new, []).extend(old.users)
             self.transaction.replace_uses(old, new)
-            self.aliases.unite(old, new)
+            self._aliases.unite(old, new)
         self._remove(match, staying(match, built))
         self._check_gone(built)
         self._state.readers.add(built.created)
@@ -283,7 +288,7 @@ class Driver:
                 continue
             operands = tuple(operands_of(node))
             self.transaction.detach(node)
-            self.aliases.discard(node)
+            self._aliases.discard(node)
             todo += operands
 
     def _may_go(self, node: fx.Node, match: Match) -> bool:
@@ -292,16 +297,16 @@ class Driver:
         if node.op == "placeholder":
             return self._state.facts.is_lifted(node)
         # The effects of matched calls live on in their copies, or the rule erases them.
-        return node in match.calls or not self.aliases.effect(node).effectful
+        return node in match.calls or not self._aliases.effect(node).effectful
 
     def _check_effects_kept(self, match: Match, built: Built) -> None:
         """Every effect of the match happens exactly once in the new graph."""
         self._check_constants(match, built)
-        check_order(built.copies, self.aliases)
+        check_order(built.copies, self._aliases)
         copies = Counter(built.copies.values())
         unmoved = erased_by(match) | staying(match, built)
         for call in match.calls:
-            if call in unmoved or not self.aliases.effect(call).effectful:
+            if call in unmoved or not self._aliases.effect(call).effectful:
                 continue
             if copies[call] != 1:
                 raise Refused(f"the effect of '{call}' would be lost or repeated")
@@ -309,26 +314,21 @@ class Driver:
     def _check_constants(self, match: Match, built: Built) -> None:
         if built.folded:
             gone = erased_by(match) | watching(match)
-            check_constants(built.folded, gone, self.aliases)
+            check_constants(built.folded, gone, self._aliases)
 
     def _check_gone(self, built: Built) -> None:
         for call in built.copies.values():
             kept = call not in self.transaction.detached
-            if kept and self.aliases.effect(call).effectful:
+            if kept and self._aliases.effect(call).effectful:
                 raise Refused(f"the effect of '{call}' would happen twice")
 
     @cached_property
     def _is_annotated(self) -> bool:
         return any(map(may_name_nodes, self.graph.nodes))
 
-    @property
-    def aliases(self) -> AliasIndex:
-        if self._aliases is None:
-            facts = self._state.facts
-            self._aliases = AliasIndex.of(
-                self.graph, self.module, facts.lifted, self.transaction.detached
-            )
-        return self._aliases
+    @cached_property
+    def _aliases(self) -> AliasIndex:
+        return AliasIndex.of(self.graph, self.module, self._state.facts.lifted)
 
     # --- limits ---
 

@@ -42,6 +42,12 @@ class Transaction:
         """Journal an edit made elsewhere by the function that takes it back."""
         self.journal.append((undo, *arguments))
 
+    def since(self, mark: int) -> tuple[list[fx.Node], list[fx.Node]]:
+        """The nodes that were created since a mark, and those that were detached."""
+        edits = self.journal[mark:]
+        created = [entry[2] for entry in edits if entry[0] is _uncreate]
+        return created, [entry[2] for entry in edits if entry[0] is _reattach]
+
     def rollback(self, mark: int = 0) -> None:
         """Take back every edit since the mark, the last one first."""
         while len(self.journal) > mark:

@@ -13,7 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 from torch.ao.quantization import MinMaxObserver
 
+from rewrite_engine import engine, loads
 from rewrite_engine.rewriting.aliases import AliasIndex, storage_keys
+from rewrite_engine.rewriting.driver import Driver
+from rewrite_engine.rewriting.safety import Refused
 
 aten = torch.ops.aten
 
@@ -424,3 +427,29 @@ def test_predictions_hold_when_random_graphs_run(seed: int) -> None:
             shares += witness.shares
     assert writes > 300
     assert shares > 300
+
+
+def test_what_is_taken_back_is_indexed_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rewrite that is refused when its nodes are there and the old ones gone."""
+    indices = []
+
+    def refuse(driver: Driver, built: object) -> None:
+        indices.append(driver._aliases)
+        raise Refused("late")
+
+    monkeypatch.setattr(Driver, "_check_gone", refuse)
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    first = graph.call_function(aten.add_.Tensor, (x, 1))
+    graph.output(x)
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    rules = loads(
+        "op plus = aten.add_.Tensor\n"
+        "rule r { y = plus(x, $k, ..) => y' = plus(x, $k, ..y) }"
+    )
+    assert [r.reason for r in engine.apply(gm, rules).report.refusals] == ["late"]
+    expected = AliasIndex.of(graph, gm)
+    assert indices[0]._effectful == expected._effectful != []
+    assert indices[0].written(x) is expected.written(x) is first

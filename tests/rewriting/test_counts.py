@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benches import models, rule_sets
 from benches.engines import find
@@ -132,3 +134,24 @@ def test_rules_of_absent_operators_test_nothing(counts: Counter[str]) -> None:
     gm = rule_sets.chain(404)
     texts = map(rule_sets.rule_text, rule_sets.absent(60), range(60))
     assert applied(gm, loads("\n".join(texts)), counts) == {}
+
+
+@pytest.mark.parametrize("calls", [10, 40])
+def test_a_refusal_indexes_nothing_again(calls: int, counts: Counter[str]) -> None:
+    gm = negations(calls)
+    rules = loads("rule r { y = neg(x) => y' = aten.to.dtype(x, torch.float16) }")
+    assert len(engine.apply(gm, rules).report.refusals) == calls
+    assert counts["created"] == calls
+    assert counts["effects indexed"] == 2  # input and output
+
+
+def negations(calls: int) -> fx.GraphModule:
+    graph, mode = fx.Graph(), FakeTensorMode()
+    value = graph.placeholder("x")
+    value.meta["val"] = mode.from_tensor(torch.ones(2, 3))
+    for _ in range(calls):
+        known = value.meta["val"]
+        value = graph.call_function(torch.ops.aten.neg.default, (value,))
+        value.meta["val"] = known
+    graph.output(value)
+    return fx.GraphModule(torch.nn.Module(), graph)
