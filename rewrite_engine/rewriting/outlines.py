@@ -23,7 +23,7 @@ from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.match import CapturedCalls, Match, View
 from rewrite_engine.rewriting.calls import is_static_identity
 from rewrite_engine.rewriting.values import ValueTypes
-from rewrite_engine.tensor_types import VALUE_KEYS
+from rewrite_engine.tensor_types import VALUE_KEYS, type_of
 
 _ATOMS: Final = frozenset(
     {int, bool, str, NoneType, EllipsisType}
@@ -131,13 +131,12 @@ class Outliner:
 
     def _type(self, node: fx.Node) -> Hashable:
         """What is asked of a node, beside its identity."""
-        meta = node.meta
-        is_call = node.op in CALLS
-        if is_call and _RECORDS.isdisjoint(meta):
-            return None
-        identity = self.types.identity_of(node) or self.facts.type_of(node)
-        trains = getattr(meta.get("tensor_meta"), "requires_grad", None)
-        return identity, trains, is_call or self.facts.constant(node) is not None
+        held = None if node.op in CALLS else self.facts.constant(node)
+        if _RECORDS.isdisjoint(node.meta):
+            return type_of(held)
+        identity = self.types.identity_of(node) or type_of(held)
+        trains = getattr(node.meta.get("tensor_meta"), "requires_grad", None)
+        return identity, trains, held is not None
 
 
 def _mattering(match: Match) -> Iterator[fx.Node]:

@@ -162,8 +162,8 @@ class ValueTypes:
 
     def identity_of(self, node: fx.Node) -> Hashable:
         """What results depend on in the recorded value of a node; None without one."""
-        value = node.meta.get(self._key)
-        return None if value is None else self._identity(value)
+        value = recorded(node)
+        return None if value is UNKNOWN else self._identity(value)
 
     def of_tensor(self, tensor: torch.Tensor) -> FakeTensor | None:
         """The value to record for a constant; None if the graph records none."""

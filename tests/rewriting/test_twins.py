@@ -115,6 +115,11 @@ SITES = {
         add(relu(X), constant),
         add(relu(X), Y),
     ),
+    "computed": (
+        "y = add(relu(a), b)\n where b is const",
+        add(relu(X), constant),
+        add(relu(X), neg(Y)),
+    ),
     "dtype": ("y = add(a, b)\n where b: f32", add(X, Y), add(X, half)),
     "failed guard": (
         "y = neg(relu(t)) | neg(t)\n where t: f16",
