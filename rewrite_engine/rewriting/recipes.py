@@ -212,7 +212,8 @@ def _kind(held: torch.Tensor | None) -> Hashable:
     """What the type of a constant made from others depends on in one of them."""
     if held is None or held.layout is not torch.strided:
         return None
-    return type(held), held.dtype, held.shape, held.stride(), held.device
+    kind = type(held), held.dtype, held.shape, held.stride(), held.device
+    return *kind, held.requires_grad
 
 
 class _Step(NamedTuple):

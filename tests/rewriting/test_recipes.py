@@ -297,3 +297,29 @@ def test_equal_layers_are_folded_alike(groups: int, repeated: list[object]) -> N
         assert torch.equal(tensor, wanted[name])
         assert type(tensor) is type(wanted[name])
         assert tensor.requires_grad == wanted[name].requires_grad
+
+
+class Scaled(torch.nn.Module):
+    """Scales each column by parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.ParameterList([torch.ones(3) for _ in range(2)])
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(x * w for w in self.w)
+
+
+def test_what_was_frozen_since_its_export_needs_no_gradient() -> None:
+    gm = models.capture(Scaled(), (torch.ones(2, 3),))
+    gm.get_parameter("w.1").requires_grad_(False)
+    rules = """rule r once {
+      y = mul(x, c)
+      where c is const
+    =>
+      param d = c * 2
+      y' = div(x, d)
+    }"""
+    expected = built_one_by_one(copy.deepcopy(gm), loads(rules))
+    engine.apply(gm, loads(rules))
+    assert described(gm) == described(expected)
