@@ -53,10 +53,11 @@ class Findings:
     def add(self, found: Diagnostic) -> None:
         name, span = found.source.name, found.span
         self._found.setdefault((name, found.code, span), found)
-        insort(self._places.setdefault(name, []), (span.start, span.end))
+        if found.is_error:
+            insort(self._places.setdefault(name, []), (span.start, span.end))
 
     def any_within(self, source: Source, span: Span) -> bool:
-        """Whether something was found in a stretch of a source."""
+        """Whether an error was found in a stretch of a source."""
         places = self._places.get(source.name, [])
         first = bisect_left(places, (span.start, 0))
         inside = islice(places, first, bisect_left(places, (span.end, 0)))

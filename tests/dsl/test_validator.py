@@ -133,3 +133,10 @@ def test_guards_on_patterns_are_told_apart() -> None:
     rule b { y = relu(x) where x ~ abs(_) => y' = x }
     """
     assert codes_of(text) == []
+
+
+def test_a_warning_about_the_left_side_leaves_its_checks_on() -> None:
+    family = "family Un(op, $k) = (aten.relu.default, 1)\n"
+    rule = "rule r for (f, $k) in Un { z = add?(x, w) => z' = relu(z) }"
+    found = loader.check_text(family + rule)
+    assert {each.code for each in found} >= {"E502", "W201"}
