@@ -56,11 +56,20 @@ def fit(
     if position is not None:
         return operator.with_first(position)
     first = operator.spellings[0]
+    other = _taking(scope, first, call)
     for fault in _faults(first, call):
         notes = (Note(f"the schema is {schema_text(first)}"),)
-        advice = hint if fault.code == "E303" else fault.hint
+        advice = fault.hint or other or (hint if fault.code == "E303" else None)
         scope.report(fault.code, fault.message, fault.span, notes=notes, hint=advice)
     return operator
+
+
+def _taking(scope: Scope, signature: Signature, call: nodes.Call) -> str | None:
+    """The advice to call the overload of an operator that takes a call as written."""
+    for other in scope.catalog.lookup(_family_name(signature)):
+        if next(_faults(other, call), None) is None:
+            return f"`{other.path}` takes the operands as written"
+    return None
 
 
 def check_kind(
