@@ -7,13 +7,15 @@ name is a graph value or a literal and never both, and every name that is read i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 from typing import Literal as OneOf
 
 import attrs
 
 from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.expression_text import print_expr
 from rewrite_engine.signatures import Signature
 from rewrite_engine.source import NOWHERE, Source, Span
 
@@ -47,6 +49,16 @@ class Operator:
     and with `..` or not, as far as such calls were met.
     """
     _others: dict[int, Operator] = attrs.field(factory=dict, init=False, repr=False)
+
+    @functools.cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of its spellings."""
+        return tuple(spelling.path for spelling in self.spellings)
+
+    @functools.cached_property
+    def commuting(self) -> tuple[tuple[int, ...], str]:
+        """Which operands commute, and when, as text."""
+        return self.commutes, "" if self.when is None else print_expr(self.when)
 
     def with_first(self, position: int) -> Operator:
         """The same operator with another spelling first."""
@@ -455,3 +467,12 @@ class RuleFile:
     rules: tuple[Rule, ...]
     tests: tuple[Test, ...] = ()
     phases: tuple[Phase, ...] = ()
+
+    def rules_together(self) -> Iterator[tuple[Rule, ...]]:
+        """The rules of each phase; without a pipeline, all of them."""
+        named = {rule.name: rule for rule in self.rules}
+        if not self.phases:
+            yield self.rules
+        for phase in self.phases:
+            rules = (named[name] for name in phase.rules)
+            yield tuple(attrs.evolve(r, once=r.once or phase.once) for r in rules)

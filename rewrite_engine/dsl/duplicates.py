@@ -160,7 +160,7 @@ def _token(part: Any, numbers: dict[str, int]) -> tuple[Hashable, tuple[Any, ...
     if isinstance(part, tuple):
         return len(part), part
     if isinstance(part, Operator):
-        return tuple(signature.path for signature in part.spellings), ()
+        return (part.paths, *part.commuting), ()
     if isinstance(part, Slot):
         return kind, ()
     if isinstance(part, nodes.Call):

@@ -216,11 +216,12 @@ class _Session:
         tests = tuple(
             resolve_test(test, scope, self.operators) for test, scope in unit.tests
         )
-        if not any(found.is_error for found in self.findings.sorted()):
-            for diagnostic in validate_rules(rules):
-                self.findings.add(diagnostic)
         pipelines = [i for i in unit.items if isinstance(i, nodes.PipelineDef)]
-        return RuleFile(rules, tests, resolve_pipeline(unit.scope, pipelines))
+        file = RuleFile(rules, tests, resolve_pipeline(unit.scope, pipelines))
+        if not any(found.is_error for found in self.findings.sorted()):
+            for diagnostic in validate_rules(file):
+                self.findings.add(diagnostic)
+        return file
 
     def _add(self, item: nodes.Item, unit: Unit) -> None:
         scope = unit.scope

@@ -193,8 +193,10 @@ class Statements:
         """Warn of names that nothing reads; `_name` says that this is meant."""
         for name, span in self._made.items():
             if name not in self.right.env.read and not name.startswith("_"):
+                is_node = self.right.env.entries[name].kind == "node"
                 hint = "what a rule matched is replaced by `name' = …`"
-                self._report("W201", f"`{name}` is never used", span, (), hint)
+                message = f"`{name}` is never used"
+                self._report("W201", message, span, (), hint if is_node else None)
 
     def _graph_value(self, expr: nodes.Expr, *, optional: bool = False) -> Value:
         value = self.right.value(expr, self.present)

@@ -7,23 +7,31 @@ A rule that runs once at each place needs no such count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
 
 from rewrite_engine.dsl.checked import Rule
-from rewrite_engine.dsl.counts import Balance, balances
+from rewrite_engine.dsl.counts import CALLS, Balance, Key, balances
 from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.errors import Diagnostic, Note
+
+_MOST_NOTES: Final = 3
 
 
 def endless(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
     """A finding for each rule of a phase that may go on until a limit stops it."""
     left = _undecided([b for b in balances(rules) if not b.rule.once])
+    takers: dict[str, list[Balance]] = defaultdict(list)
+    for balance in left:
+        for key in filter(_is_operator, balance.removed):
+            takers[str(key)].append(balance)
     seen: set[str] = set()
     for balance in left:
-        rule = balance.rule
-        if rule.name not in seen:
-            seen.add(rule.name)
-            yield _finding(balance, [other for other in left if other.rule != rule])
+        if balance.rule.name not in seen:
+            seen.add(balance.rule.name)
+            yield _finding(balance, takers)
 
 
 def _undecided(left: list[Balance]) -> list[Balance]:
@@ -42,24 +50,35 @@ def _falls(left: list[Balance], key: object) -> bool:
     return max(changes) <= 0 and min(changes) < 0
 
 
-def _finding(balance: Balance, others: list[Balance]) -> Diagnostic:
+def _finding(balance: Balance, takers: Mapping[str, list[Balance]]) -> Diagnostic:
     rule = balance.rule
     message = f"nothing shows that `{rule.name}` comes to an end"
     notes = [Note("it is stopped, and taken back, at the limits of a run")]
     if _feeds(balance, balance):
         message = f"`{rule.name}` may match what it builds, without end"
     else:
-        fed = [o.rule for o in others if _feeds(balance, o) and _feeds(o, balance)]
-        for other in {other.name: other for other in fed}.values():
-            span = span_of_name(other.source, other.span, other.name)
-            text = f"`{other.name}` matches what it builds, and builds what it matches"
-            notes.append(Note(text, span, other.source))
+        notes += _fed_by_turns(balance, takers)
     hint = "write `once`, or a guard that what is built does not fulfil"
     span = span_of_name(rule.source, rule.span, rule.name)
     return Diagnostic("W501", message, span, rule.source, tuple(notes), hint)
 
 
+def _fed_by_turns(
+    balance: Balance, takers: Mapping[str, list[Balance]]
+) -> Iterator[Note]:
+    """The first rules that take what this one builds, and build what it takes."""
+    fed = (each for key in balance.added for each in takers.get(str(key), ()))
+    others = {each.rule.name: each.rule for each in fed if _feeds(each, balance)}
+    for other in islice(others.values(), _MOST_NOTES):
+        span = span_of_name(other.source, other.span, other.name)
+        text = f"`{other.name}` matches what it builds, and builds what it matches"
+        yield Note(text, span, other.source)
+
+
 def _feeds(one: Balance, other: Balance) -> bool:
     """Whether a rule builds an operator that another takes out."""
-    operators = (key for key in one.added if isinstance(key, str) and "." in key)
-    return any(key in other.removed for key in operators)
+    return any(key in other.removed for key in filter(_is_operator, one.added))
+
+
+def _is_operator(key: Key) -> bool:
+    return isinstance(key, str) and key != CALLS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from rewrite_engine.dsl.checked import (
@@ -12,11 +12,15 @@ from rewrite_engine.dsl.checked import (
     Chain,
     Create,
     Either,
+    MakeList,
     Others,
     Reemit,
     Reference,
     Rule,
+    RuleFile,
     Term,
+    Use,
+    Value,
     Variable,
 )
 from rewrite_engine.dsl.duplicates import duplicates
@@ -38,16 +42,18 @@ def validate_rule(rule: Rule, *, check_left: bool = True) -> Iterator[Diagnostic
 
     `check_left` is off where terms are missing because they were wrong.
     """
-    yield from _unreplaced_roots(rule)
     yield from _too_large(rule)
+    yield from _read_although_replaced(rule)
     if check_left:
+        yield from _unreplaced_roots(rule)
         yield from _empty_left(rule)
         yield from _disconnected_roots(rule)
 
 
-def validate_rules(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
-    """Faults in the rules of one load taken together; each of them is right."""
-    yield from duplicates(rules)
+def validate_rules(file: RuleFile) -> Iterator[Diagnostic]:
+    """Faults in the rules that run together; each of them is right."""
+    phases = file.rules_together()
+    yield from dict.fromkeys(d for rules in phases for d in duplicates(rules))
 
 
 def _name_span(rule: Rule) -> Span:
@@ -69,6 +75,37 @@ def _too_large(rule: Rule) -> Iterator[Diagnostic]:
     if sum(map(_builds, rule.creates)) > MAX_BUILDS:
         message = f"this right side has more than {MAX_BUILDS} operators"
         yield Diagnostic("E507", message, _name_span(rule), rule.source)
+
+
+def _read_although_replaced(rule: Rule) -> Iterator[Diagnostic]:
+    replaced = {c.name for c in rule.creates if c.replaces} & _called(rule)
+    for create in rule.creates:
+        for value in _surely_used(create.value) if create.kind == "node" else ():
+            if isinstance(value, Use) and value.name in replaced:
+                message = f"the right side reads `{value.name}`, which it replaces"
+                hint = (
+                    "build what it computed again: its operator, or `N(x)` of a capture"
+                )
+                yield Diagnostic("E513", message, value.span, rule.source, hint=hint)
+
+
+def _called(rule: Rule) -> set[str]:
+    """The names of matched calls."""
+    terms = (term for binding in rule.bindings for term in terms_in(binding.term))
+    captured = {term.name for term in terms if isinstance(term, Captured)}
+    return captured | {binding.name for binding in rule.bindings}
+
+
+def _surely_used(value: Value) -> Iterator[Value]:
+    """A value and every value inside it, whatever is chosen."""
+    yield value
+    match value:
+        case Build(_, arguments):
+            for argument in arguments:
+                yield from _surely_used(argument.value)
+        case MakeList(items) | Reemit(_, items):
+            for item in items:
+                yield from _surely_used(item)
 
 
 def _builds(create: Create) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from rewrite_engine import RewriteError, loads
@@ -136,6 +138,13 @@ COVERED = {
         "rule any { z = sub(x, neg(y)) => z' = tanh(x) }",
         [],
     ),
+    "operands that commute there only": (
+        "op strict = aten.add.Tensor "
+        "op loose = aten.add.Tensor commutes(0, 1) "
+        "rule any benefit 9 { z = strict(relu(x), y) => z' = sub(x, y) }"
+        "rule more { z = loose(relu(neg(x)), y) => z' = sub(y, x) }",
+        [],
+    ),
     "another phase": (
         "rule any benefit 9 { z = relu(x) => z' = abs(x) }"
         "rule more { z = relu(neg(x)) => z' = tanh(x) }"
@@ -181,6 +190,24 @@ MEETING = {
         [("W503", "b")],
     ),
 }
+DEEP = {
+    "statement after statement": lambda i: f"a{i + 1} = neg(a{i})",
+    "one value read twice": lambda i: f"a{i + 1} = add(a{i}, a{i})",
+}
+
+
+@pytest.mark.parametrize("statement", DEEP.values(), ids=DEEP.keys())
+def test_long_left_sides_are_compared_in_bounded_steps(
+    statement: Callable[[int], str],
+) -> None:
+    statements = "\n".join(map(statement, range(240)))
+    rules = (
+        f"rule {name} benefit {number} {{ a0 = {first} {statements} => a240' = x }}"
+        for name, number, first in (("p", 9, "relu(x)"), ("q", 1, "relu(abs(x))"))
+    )
+    assert found("\n".join(rules)) == []
+
+
 PAIRS = {**COVERED, **MEETING}
 
 

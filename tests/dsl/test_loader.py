@@ -145,7 +145,6 @@ def test_all_findings_of_all_files_come_at_once_in_order(tmp_path: Path) -> None
     found = [(d.code, Path(d.source.name).name) for d in caught.value.diagnostics]
     assert found == [
         ("E202", "top.rules"),
-        ("E501", "top.rules"),
         ("E301", "top.rules"),
         ("E201", "used.rules"),
     ]

@@ -353,9 +353,9 @@ def test_what_a_capture_matched_is_built_again() -> None:
 
 
 def test_the_new_node_is_read_with_a_prime() -> None:
-    rule = load("y = relu(neg(x))  z = neg(y)", "y' = x  z' = mul(y', y)")
+    rule = load("y = relu(neg(x))  z = neg(y)", "y' = x  z' = mul(y', x)")
     assert argument(rule.creates[1].value) == Use("y'")
-    assert argument(rule.creates[1].value, 1) == Use("y")
+    assert argument(rule.creates[1].value, 1) == Use("x")
     assert [(c.name, c.replaces) for c in rule.creates] == [("y", True), ("z", True)]
 
 

@@ -24,9 +24,9 @@ def codes_of(text: str) -> list[str]:
 
 
 def test_a_right_rule_has_no_findings() -> None:
-    rules = loader.load_text(PAIR).rules
-    assert [d for rule in rules for d in validator.validate_rule(rule)] == []
-    assert list(validator.validate_rules(rules)) == []
+    file = loader.load_text(PAIR)
+    assert [d for rule in file.rules for d in validator.validate_rule(rule)] == []
+    assert list(validator.validate_rules(file)) == []
 
 
 def test_a_root_needs_a_replacement_or_goes() -> None:
@@ -117,6 +117,31 @@ def test_a_rule_that_keeps_less_does_not_precede() -> None:
     assert codes_of(text) == []
     swapped = text.replace("strict {", "strict benefit 0 {")
     assert codes_of(swapped) == ["E505"]
+
+
+def test_rules_of_different_phases_are_not_compared() -> None:
+    rules = """
+    rule a once { y = relu(x) => y' = neg(x) }
+    rule b once { y = relu(x) => y' = abs(x) }
+    """
+    assert codes_of(rules) == ["E505"]
+    assert codes_of(rules + "pipeline p { once { a } once { b } }") == []
+    assert codes_of(rules + "pipeline p { once { a, b } once { b } }") == ["E505"]
+
+
+def test_operands_that_commute_make_a_difference() -> None:
+    text = """
+    op strict = aten.add.Tensor
+    op loose = aten.add.Tensor commutes(0, 1)
+    rule a once { y = strict(relu(x), z) => y' = sub(x, z) }
+    rule b once { y = loose(relu(x), z) => y' = sub(z, x) }
+    """
+    assert "E505" not in codes_of(text)
+
+
+def test_what_is_replaced_may_be_chosen_and_is_refused_then() -> None:
+    text = "rule r once { y = linear(x, w, b?) => y' = neg(x) if b else y }"
+    assert codes_of(text) == []
 
 
 def test_torch_constants_are_told_apart() -> None:
