@@ -32,6 +32,7 @@ import rewrite_engine.matching.automaton  # noqa: F401  # see `seconds_to_load`
 from benches.quantizer import ConvolutionQuantizer
 from rewrite_engine import load
 from rewrite_engine.assets import rules_directory
+from rewrite_engine.integrations import torchao
 from rewrite_engine.integrations.torchao import (
     fold_conv_bn_qat,
     fuse_conv_bn_qat,
@@ -79,6 +80,7 @@ def measure(name: str, model: models.Model, runs: int) -> bench_qat.Timing:
     gm = quantized(model)
     peer_gm = quantized(model, quantize_pt2e.prepare_qat_pt2e)
     pairs = bench_qat.count_fused(gm)
+    torchao._rules.cache_clear()
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(runs):
@@ -92,6 +94,7 @@ def measure(name: str, model: models.Model, runs: int) -> bench_qat.Timing:
         len(gm.graph.nodes),
         pairs - bench_qat.count_fused(folded),
         bench_qat.count_fused(peer_gm) - bench_qat.count_fused(peer_folded),
+        ours[0],
         statistics.median(ours),
         statistics.median(theirs),
     )
