@@ -39,7 +39,7 @@ class Unrepeatable(Exception):  # noqa: N818 - an outcome, not an error
     """A match depends on something that no outline can hold."""
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Reach:
     """Where a search looks: nodes numbered breadth first, from the anchor on."""
 
@@ -116,7 +116,8 @@ class Outliner:
         # Calls that do not depend on each other may stand in any order.
         order = tuple(map(parts.indices.__getitem__, sorted(parts.calls)))
         types = tuple(map(self._type, compress(parts.nodes, reach.typed)))
-        return Outline((rule, *parts.items, order, types), parts.nodes, types, reach)
+        key = rule, reach, *parts.items, order, types
+        return Outline(key, parts.nodes, types, reach)
 
     def _of_calls(self, match: Match) -> Outline:
         parts = _Parts()

@@ -127,6 +127,12 @@ SITES = {
         neg(relu(half)),
     ),
     "outside reader": ("y = add(relu(a), b)", add(relu(X), Y), read_twice),
+    "deeper": (
+        "y = neg(relu^*(a))",
+        neg(relu(X)),
+        neg(mul(X, X)),
+        neg(relu(relu(X))),
+    ),
     "chain": (
         "y = relu^+(a)\n where rank(a) == 2",
         relu(relu(X)),
