@@ -403,3 +403,27 @@ def test_a_nested_graph_of_a_program_takes_no_new_constants() -> None:
     state = ModuleState.of(gm, is_exported=True)
     with pytest.raises(Refused, match="takes no new constants"):
         state.add(Transaction(gm.graph), before, "w", torch.ones(3))
+
+
+def test_parameters_made_in_inference_mode_train() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x * self.w)
+
+    gm = torch.fx.symbolic_trace(Scaled())
+    rules = loads("""rule r once {
+      y = relu(mul(x, w))
+    =>
+      param v = w * 2
+      y' = relu(mul(x, v))
+    }""")
+    with torch.inference_mode():
+        assert engine.apply(gm, rules).report.matches == 1
+    (parameter,) = gm.parameters()
+    gm(torch.ones(2, 3)).sum().backward()
+    torch.optim.SGD([parameter], 0.5).step()
+    assert parameter.tolist() == [1.0, 1.0, 1.0]

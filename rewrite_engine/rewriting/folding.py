@@ -193,11 +193,13 @@ def _pointwise_dtype(
 
 
 def check_finite(value: Constant, stored: torch.Tensor) -> None:
-    """Whether what is stored of a value is finite, if all is that it was made from.
+    """Whether what is stored of a value is finite, if all is that it was made from;
+    of a call on literals, always.
 
     Raises: Refused
     """
-    inputs = value.inputs or (value,)
+    is_folded = value.inputs or isinstance(value.origin, Fold)
+    inputs = value.inputs if is_folded else (value,)
     if not is_finite(stored) and all(is_finite(each.exact) for each in inputs):
         raise Refused("folding finite constants gives a value that is not finite")
 

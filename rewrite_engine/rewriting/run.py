@@ -10,6 +10,7 @@ from functools import cache
 from typing import Literal, TypeAlias
 
 import attrs
+import torch
 from torch import fx
 from torch.export import ExportedProgram
 
@@ -79,8 +80,9 @@ def run(
             for s in found
         ]
 
-    # What only the run needs is gone before the collector looks at what is new.
-    with TURN, paused_gc():
+    # Tensors made in inference mode could never train. What only the run needs is gone
+    # before the collector looks at what is new.
+    with TURN, torch.inference_mode(False), paused_gc():
         return _run(model, map(drivers, programs), recompile)
 
 

@@ -8,6 +8,7 @@ it, so a new node gets one too.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
@@ -376,11 +377,15 @@ _LOGS: Final = tuple(
 @contextmanager
 def _unlogged() -> Iterator[None]:
     """Without what torch logs when an operator raises: that is an answer here."""
-    before = [log.disabled for log in _LOGS]
+    thread = threading.get_ident()
+
+    def others(_record: logging.LogRecord) -> bool:
+        return threading.get_ident() != thread
+
     for log in _LOGS:
-        log.disabled = True
+        log.addFilter(others)
     try:
         yield
     finally:
-        for log, was in zip(_LOGS, before, strict=True):
-            log.disabled = was
+        for log in _LOGS:
+            log.removeFilter(others)

@@ -257,6 +257,18 @@ def test_what_is_not_finite_is_refused_in_repeated_matches(
     assert list(dict(gm.named_buffers())) == ["c1", "c0_d", "c2_d"]
 
 
+def test_what_literals_give_is_finite_or_refused() -> None:
+    gm = traced(2.0)
+    rule = """rule r once {
+      y = mul(x, $k)
+    =>
+      buffer d = aten.full.default([3], $k) / 0
+      y' = mul(x, d)
+    }"""
+    report = engine.apply(gm, loads(rule)).report
+    assert report.matches == 0 and "not finite" in str(report)
+
+
 def test_constants_made_of_literals_are_computed_again(repeated: list[object]) -> None:
     gm = traced(2.0, 2.0, 2.0)
     rule = "rule r once { y = mul(x, $k) => buffer d = full([3], $k) y' = mul(x, d) }"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rewrite_engine.rewriting import calls
+from rewrite_engine.rewriting import calls, values
 from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
 from rewrite_engine.tensor_types import compatible, type_of
 
@@ -265,3 +267,19 @@ def test_compatible_says_what_differs(old: Any, new: Any, reason: str | None) ->
     found = compatible(a, b)
     assert found is None if reason is None else reason in str(found)
     assert compatible(a, graph.placeholder("unknown")) is None
+
+
+def test_what_other_threads_log_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """Torch logs an error before an operator raises: here that answers a question."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log.addHandler(caplog.handler)
+    try:
+        with values._unlogged():
+            log.warning("here")
+            other = threading.Thread(target=log.warning, args=("elsewhere",))
+            other.start()
+            other.join()
+        log.warning("afterwards")
+    finally:
+        log.removeHandler(caplog.handler)
+    assert {each.getMessage() for each in caplog.records} == {"elsewhere", "afterwards"}
