@@ -82,7 +82,7 @@ class ConcreteLeft:
 
     def value(self, pattern: Any) -> Any:
         if isinstance(pattern, (list, tuple)):
-            return [self.value(item) for item in pattern]
+            return [self._item(item) for item in pattern]
         if not isinstance(pattern, fx.Node):
             return pattern
         if pattern not in self.values:
@@ -91,6 +91,11 @@ class ConcreteLeft:
         elif pattern.meta.get("optional") and self.values[pattern] is None:
             raise Contradiction  # it is needed here, and absent elsewhere
         return self.values[pattern]
+
+    def _item(self, pattern: Any) -> Any:
+        """An item of a list: one that may be anything is an input."""
+        value = self.value(pattern)
+        return self._placeholder(pattern.name) if value is _OMITTED else value
 
     def _name(self, pattern: fx.Node) -> None:
         value = self.values[pattern]

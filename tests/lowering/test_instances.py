@@ -90,3 +90,14 @@ def test_matcher_and_replacement_are_graph_modules() -> None:
     with pytest.raises(TypeError, match="instances"):
         names = rule.matcher.graph.find_nodes(op="placeholder")
         rule.matcher(*[torch.randn(1)] * len(names))
+
+
+def test_any_item_of_a_list_is_an_input_of_an_instance() -> None:
+    (rule,) = loads(
+        "rule r { y = relu(aten.cat.default([_, a])) where a: f32[$N, _]"
+        " => y' = relu(a) }"
+    )
+    (instance,) = rule.instances()
+    parts = torch.ones(1, 2), -torch.ones(2, 2)
+    (found,) = instance.matcher(parts[1], parts[0])
+    assert torch.equal(found, torch.cat(parts).relu())
