@@ -34,7 +34,10 @@ def type_of(value: object) -> TensorType | None:
     """The type of a tensor, fake or real; None for anything else."""
     if not isinstance(value, Tensor):
         return None
-    stride = value.stride() if value.layout is _STRIDED else ()
+    is_strided = value.layout is _STRIDED
+    if is_strided and value.is_nested:
+        return None  # its parts have shapes, and it has none
+    stride = value.stride() if is_strided else ()
     return TensorType(value.dtype, tuple(value.shape), stride, value.device)
 
 

@@ -92,6 +92,10 @@ UNREADABLE = {
     "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
     "sparse": torch.eye(3).to_sparse(),
     "compressed": torch.eye(3).to_sparse_csr(),
+    "nested": torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]),
+    "jagged": torch.nested.nested_tensor(
+        [torch.ones(3), torch.ones(2)], layout=torch.jagged
+    ),
 }
 
 
