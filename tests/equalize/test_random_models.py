@@ -191,9 +191,11 @@ def check_observed(recipe: Recipe) -> None:
     model = network(recipe)
     x, unseen = data(recipe, 1), data(recipe, 2)
     mapping = ao.QConfigMapping().set_global(ao.default_qconfig)
+    # Not the model: torch folds the BatchNorm after one call of a layer into the layer,
+    # and so into the other calls.
     gm = prepare_fx(model, mapping, (x,))
     result = equalized(gm, recipe, x)
-    assert_close(result(unseen), model(unseen), 1e-4)
+    assert_close(result(unseen), gm(unseen), 1e-4)
 
 
 @settings(max_examples=25, deadline=None)
