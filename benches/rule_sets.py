@@ -1,7 +1,7 @@
 """Many rules that share operators, on one chain: which of them apply is planned.
 
-The chain is built of ten sequences of calls, in random order. The first ten rules of a
-set match these sequences; whatever comes after shares their operators and matches
+The chain is built of ten sequences of calls, in random order. Ten rules of a set match
+these sequences; the others, before and after them, share their operators and match
 nowhere, so a set of any size has as many matches as ten rules have.
 """
 
@@ -65,10 +65,12 @@ def _windows(graph: fx.Graph) -> Iterator[Names]:
 
 
 def rule_set(count: int, gm: fx.GraphModule) -> list[Names]:
-    """So many rules' sequences, of which only planted ones are in the chain."""
+    """So many rules' sequences, in random order; only planted ones are in the chain."""
     planted, present = sequences(PLANTED)[:count], occurring(gm)
     others = (s for s in sequences(PLANTED + count * 4)[PLANTED:] if s not in present)
-    return [*planted, *islice(others, count - len(planted))]
+    found = [*planted, *islice(others, count - len(planted))]
+    random.Random(2).shuffle(found)
+    return found
 
 
 def missing(count: int, gm: fx.GraphModule) -> list[Names]:

@@ -58,11 +58,11 @@ def test_the_raw_edits_are_those_of_the_rule():
 def test_rule_sets_of_any_size_have_equally_many_matches(chain):
     ten = rule_sets.rule_set(10, chain)
     many = rule_sets.rule_set(60, chain)
-    assert many[:10] == ten
+    assert set(ten) < set(many) and many[:10] != ten
     assert len(set(many)) == 60
-    places = [(m.rule.name, m.anchor) for m in found_by(ten, chain)]
+    places = [match.anchor for match in found_by(ten, chain)]
     assert len(places) >= len(chain.graph.nodes) // rule_sets.LENGTH
-    assert [(m.rule.name, m.anchor) for m in found_by(many, chain)] == places
+    assert [match.anchor for match in found_by(many, chain)] == places
     for workload in rule_sets.planted(400, [10, 60]):
         assert workload.matches(chain.graph) == len(places)
 
