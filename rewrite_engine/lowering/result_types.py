@@ -75,18 +75,28 @@ def _fault(
     sizes: Mapping[str, int],
 ) -> str | None:
     with FakeTensorMode():
-        inputs = [
-            _input(str(node.target), types, sizes)
-            for node in instance.matcher.graph.find_nodes(op="placeholder")
-        ]
-        if any(value is None for value in inputs):
+        inputs = _inputs(instance.matcher, types, sizes)
+        # It may read sizes, which are no inputs of the left side.
+        others = _inputs(instance.replacement, types, sizes)
+        if inputs is None or others is None:
             return None
         left = _results(instance.matcher, inputs)
-        right = _results(instance.replacement, inputs)
+        right = _results(instance.replacement, others)
     if left is None or left == right:
         return None
     given = ", ".join(f"{name}: {type.dtypes[0]}" for name, type in types.items())
     return f"for {given} the left side is {_text(left)}, the right {_text(right)}"
+
+
+def _inputs(
+    side: fx.GraphModule,
+    types: Mapping[str, nodes.TensorType],
+    sizes: Mapping[str, int],
+) -> list[Any] | None:
+    """What to run a side on; None if nothing says what an input is."""
+    names = [str(node.target) for node in side.graph.find_nodes(op="placeholder")]
+    found = [_input(name, types, sizes) for name in names]
+    return None if any(value is None for value in found) else found
 
 
 def _input(

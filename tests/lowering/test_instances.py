@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rewrite_engine import load, loads
+from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.instances import Instance
 
 FUSE = load("qat_fuse")
@@ -101,3 +102,10 @@ def test_any_item_of_a_list_is_an_input_of_an_instance() -> None:
     parts = torch.ones(1, 2), -torch.ones(2, 2)
     (found,) = instance.matcher(parts[1], parts[0])
     assert torch.equal(found, torch.cat(parts).relu())
+
+
+def test_the_types_of_a_right_side_that_reads_sizes_are_compared() -> None:
+    left = "rule r { y = relu(x) where x: f32[$A, $B] => y' = aten.reshape.default"
+    loads(f"{left}(neg(x), [-1, $B]) }}")
+    with pytest.raises(RuleError, match=r"is f32\[2, 3\], the right f32\[3, 2\]"):
+        loads(f"{left}(neg(x), [-1, $A]) }}")
