@@ -427,3 +427,13 @@ def test_parameters_made_in_inference_mode_train() -> None:
     gm(torch.ones(2, 3)).sum().backward()
     torch.optim.SGD([parameter], 0.5).step()
     assert parameter.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("stride", [2, [2, 2], (2, 2)])
+def test_a_number_is_the_list_that_torch_makes_of_it(stride: Any) -> None:
+    graph = torch.fx.Graph()
+    x, w = graph.placeholder("x"), graph.placeholder("w")
+    graph.output(graph.call_function(torch.conv2d, (x, w, None, stride)))
+    gm = fx.GraphModule(nn.Module(), graph)
+    rules = loads("rule r once { y = conv2d(x, w, b?, 2) => y' = conv2d(x, w, b, 3) }")
+    assert engine.apply(gm, rules).report.matches == 1

@@ -253,7 +253,11 @@ def _check_name(expr: nodes.Name, env: Environment) -> None:
     entry = env.value(expr.id, expr.span)
     if entry is not None:
         message = f"`{expr.id}` is a graph value, and a literal is needed"
-        env.scope.report("E402", message, expr.span, notes=(entry.note(),))
+        hint = (
+            "its type is known, as in `rank(x)` or `size(x, 0)`, and not what it holds"
+        )
+        notes = (entry.note(),)
+        env.scope.report("E402", message, expr.span, notes=notes, hint=hint)
 
 
 def _check_literal_name(
@@ -264,10 +268,16 @@ def _check_literal_name(
         env.check_present(entry, present, span)
 
 
+def report_state_read(scope: Scope, expr: nodes.StateRead) -> None:
+    """Report `m.weight`, for which there is another way."""
+    message = f"`{expr.module}.{expr.attribute}`: state of modules cannot be read yet"
+    hint = f"name the operand in the call: `…, {expr.attribute}=…, ..`"
+    scope.report("E901", message, expr.span, hint=hint)
+
+
 def _report_misplaced(expr: nodes.Expr, env: Environment) -> None:
     if isinstance(expr, nodes.StateRead):
-        message = f"`{expr.module}.{expr.attribute}`: module state cannot be read yet"
-        env.scope.report("E901", message, expr.span)
+        report_state_read(env.scope, expr)
         return
     message = "this form has no place where a literal is computed"
     env.scope.report("E407", message, expr.span)

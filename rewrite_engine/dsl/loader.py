@@ -345,7 +345,12 @@ def _locate(use: nodes.Use, unit: Unit) -> Path | None:
     scope = unit.scope
     if len(use.path) > _MAX_PATH or not _USABLE.fullmatch(use.path):
         message = "a used file is named by a plain relative path that ends in `.rules`"
-        hint = "neither `..` nor an absolute path leads anywhere"
+        leads_out = ".." in use.path or use.path.startswith("/")
+        hint = (
+            "it leads out of the folder, which no path may"
+            if leads_out
+            else "names of letters, digits, `_`, `-` and `.`, with `/` between them"
+        )
         scope.report("E210", message, use.span, hint=hint)
         return None
     folders = [unit.path.parent] if unit.path is not None else []

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
+
+import attrs
 
 from rewrite_engine.dsl import calls, nodes
 from rewrite_engine.dsl.checked import (
@@ -44,6 +48,38 @@ def check_kinds(
     exprs = [*call.args, *(keyword.value for keyword in call.keywords)]
     for operand, expr in zip(operands, exprs, strict=True):
         calls.check_kind(scope, rows, operand.key, kind_of(operand.value), expr.span)
+
+
+def listed(
+    scope: Scope, rows: Sequence[Operator], operands: tuple[Operand, ...]
+) -> tuple[Operand, ...]:
+    """The operands; a number in the place of a list of fixed length, `int[2]`, stands
+    for so many of it, as torch has it.
+    """
+    return tuple(_listed(scope, rows, operand) for operand in operands)
+
+
+def _listed(scope: Scope, rows: Sequence[Operator], operand: Operand) -> Operand:
+    number = operand.value.value if isinstance(operand.value, Literal) else None
+    lengths = {_fixed_length(row, operand.key) for row in rows}
+    if type(number) not in (int, float) or not any(lengths):
+        return operand
+    if len(lengths) > 1:
+        message = "this number stands for a list, of another length in each row"
+        hint = "`$name` stands for any, and `where` may ask for its items"
+        scope.report("E305", message, operand.span, hint=hint)
+        return operand
+    literal = Literal((number,) * lengths.pop(), span=operand.span)
+    return attrs.evolve(operand, value=literal)
+
+
+def _fixed_length(operator: Operator, key: int | str) -> int:
+    parameter = operator.spellings[0].parameter(key)
+    length = _LENGTH.search(parameter.type) if parameter is not None else None
+    return int(length.group(1)) if length is not None else 0
+
+
+_LENGTH: Final = re.compile(r"\[(\d+)\]\??$")
 
 
 def check_arguments(

@@ -118,7 +118,8 @@ class Operators:
             known = [n for n in scope.visible() if _is_family(scope, n)]
             hint = scope.did_you_mean(use.family, known)
             message = f"there is no family `{use.family}`"
-            scope.report("E205", message, use.span, hint=hint)
+            span = Span(use.span.end - len(use.family), use.span.end)
+            scope.report("E205", message, span, hint=hint)
             return None
         family = found.item
         if _kinds(use.parameters) != _kinds(family.parameters):
@@ -248,8 +249,9 @@ def _check_when(scope: Scope, item: nodes.OpDef, canonical: Signature) -> None:
     for name in sorted(names_read(item.when)):
         if name not in known:
             message = f"`{name}` is no parameter of `{canonical.path}`"
+            span = span_of_name(scope.source, item.when.span, name)
             hint = scope.did_you_mean(name, known)
-            scope.report("E202", message, item.when.span, hint=hint)
+            scope.report("E202", message, span, hint=hint)
 
 
 def _signatures(scope: Scope, name: nodes.Name) -> Iterator[Signature]:

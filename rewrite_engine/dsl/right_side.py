@@ -9,7 +9,7 @@ from typing import Literal as OneOf
 import attrs
 
 from rewrite_engine.dsl import nodes
-from rewrite_engine.dsl.checked import Build, CopyMeta, Create, Value
+from rewrite_engine.dsl.checked import Build, Choose, CopyMeta, Create, Value
 from rewrite_engine.dsl.conditions import Names
 from rewrite_engine.dsl.names import Entry, NameKind
 from rewrite_engine.dsl.scopes import span_of_name, spans_of_names
@@ -202,7 +202,7 @@ class Statements:
         value = self.right.value(expr, self.present)
         if self._is_literal(value) and not (optional and may_be_absent(value)):
             message = "a graph value is needed, and this is a literal"
-            self._report("E401", message, expr.span)
+            self._report("E401", message, _literal_in(value).span)
         for call in walk(expr):
             if isinstance(call, nodes.Call) and call.callee.id == INITIAL:
                 message = "what a state was at first is no value of the graph"
@@ -280,3 +280,10 @@ class Statements:
     ) -> None:
         scope = self.right.env.scope
         scope.report(code, message, span, notes=notes, hint=hint)
+
+
+def _literal_in(value: Value) -> Value:
+    """What is no graph value in a value that is none: one side of a choice."""
+    while isinstance(value, Choose):
+        value = value.otherwise if makes_value(value.then) else value.then
+    return value

@@ -29,9 +29,10 @@ from rewrite_engine.dsl.checked import (
     TorchConstant,
     Variable,
 )
+from rewrite_engine.dsl.conditions import report_state_read
 from rewrite_engine.dsl.functions import TORCH_CONSTANTS, Function
 from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind, parameter_key
-from rewrite_engine.dsl.operands import check_arguments, check_kinds, kind_of
+from rewrite_engine.dsl.operands import check_arguments, check_kinds, kind_of, listed
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.scopes import Definition, Scope
 from rewrite_engine.dsl.walk import terms_in, walk
@@ -153,9 +154,7 @@ class Left:
 
     def _misplaced(self, expr: nodes.Expr, frame: Frame) -> Term:
         if isinstance(expr, nodes.StateRead):
-            text = f"{expr.module}.{expr.attribute}"
-            message = f"`{text}`: the state of modules cannot be read yet"
-            frame.scope.report("E901", message, expr.span)
+            report_state_read(frame.scope, expr)
         else:
             message = f"{_FORMS.get(type(expr), 'this')} has no place in a pattern"
             frame.scope.report("E407", message, expr.span)
@@ -169,6 +168,8 @@ class Left:
                 self._literal_name(part.id, part.span, frame)
             elif isinstance(part, nodes.Name) and self._is_free(part, frame):
                 self._name(part, frame)
+            elif isinstance(part, nodes.HasType | nodes.Matches | nodes.IsConst):
+                self._name(nodes.Name(part.id, span=part.span), frame)
 
     def _is_free(self, name: nodes.Name, frame: Frame) -> bool:
         return "." not in name.id and frame.scope.find(name.id) is None
@@ -341,6 +342,7 @@ class Left:
         for row in rows if isinstance(target, Slot) else ():
             calls.fit(frame.scope, row, call)
         check_kinds(frame.scope, rows, operands, call)
+        operands = listed(frame.scope, rows, operands)
         if call.optional:
             self._check_skippable(operands, call, frame)
         rest = call.rest is not None

@@ -182,6 +182,22 @@ def test_calls_of_a_slot_fit_every_row() -> None:
     assert [d.code for d in loader.check_text(text)] == ["E303"]
 
 
+@pytest.mark.parametrize(
+    ("call", "index", "expected"),
+    [
+        ("conv2d(x, w, b?, 2)", 3, (2, 2)),
+        ("conv2d(x, w, padding=1, ..)", 2, (1, 1)),
+        ("sum(x, 1)", 1, (1,)),
+        ("softmax(x, 1, ..)", 1, 1),
+        ("aten.permute(x, [0])", 1, (0,)),
+    ],
+)
+def test_a_number_stands_for_a_list_of_fixed_length(
+    call: str, index: int, expected: object
+) -> None:
+    assert operand(load(f"y = {call}").bindings[0].term, index) == Literal(expected)
+
+
 # --- patterns and captures ---
 
 
