@@ -37,8 +37,16 @@ def type_of(value: object) -> TensorType | None:
     is_strided = value.layout is _STRIDED
     if is_strided and value.is_nested:
         return None  # its parts have shapes, and it has none
-    stride = value.stride() if is_strided else ()
-    return TensorType(value.dtype, tuple(value.shape), stride, value.device)
+    shape, stride = tuple(value.shape), value.stride() if is_strided else ()
+    if not is_static((*shape, *stride)):
+        shape, stride = tuple(map(_size, shape)), tuple(map(_size, stride))
+    return TensorType(value.dtype, shape, stride, value.device)
+
+
+def _size(size: int | torch.SymInt) -> int | torch.SymInt:
+    """A size; a dynamic one that the program has been specialised to is a number."""
+    known = size.node.maybe_as_int() if isinstance(size, torch.SymInt) else None
+    return size if known is None else int(known)
 
 
 def compatible(old: fx.Node, new: fx.Node) -> str | None:

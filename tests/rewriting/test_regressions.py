@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from rewrite_engine import engine, loads
 from rewrite_engine.rewriting.run import Result
@@ -301,6 +302,18 @@ def test_a_dynamic_size_is_no_literal(sizes: str) -> None:
     (refusal,) = engine.apply(program, loads(rules)).report.refusals
     assert "dynamic size" in refusal.reason
     program.validate()
+
+
+@pytest.mark.parametrize("mode", ["fake", "symbolic"])
+def test_a_size_that_a_trace_was_specialised_to_is_a_number(mode: str) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x) @ torch.ones(3, 3)
+
+    gm = make_fx(model, tracing_mode=mode, _allow_non_fake_inputs=True)(X)
+    rules = "rule r once { z = relu(x) where x: [_, $C] => z' = add(relu(x), $C) }"
+    assert apply(rules, gm).report.matches == 1
+    (call,) = gm.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    assert call.args[1] == 3 and type(call.args[1]) is int
 
 
 def test_a_choice_between_constants_is_stored_under_the_name_chosen():
