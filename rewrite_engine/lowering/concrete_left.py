@@ -17,6 +17,7 @@ from rewrite_engine.lowering.patterns import (
     Way,
     below,
     guards_of,
+    is_shared,
     roots_of,
     ways_of,
 )
@@ -119,7 +120,7 @@ class ConcreteLeft:
             case markers.chain:
                 return self._chain(pattern)
         assert pattern.target is markers.anything
-        return _OMITTED
+        return self._placeholder(pattern.name) if is_shared(pattern) else _OMITTED
 
     def _chain(self, pattern: fx.Node) -> Any:
         """A chain of as few links as there may be, or one more."""

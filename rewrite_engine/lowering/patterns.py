@@ -304,6 +304,28 @@ def below(pattern: Any) -> Iterator[fx.Node]:
             todo.extend(reversed([*item.args, *item.kwargs.values()]))
 
 
+def is_shared(pattern: fx.Node) -> bool:
+    """Whether several operands are one term, as a macro makes of its parameter: what
+    stands there must be the same, even where that may be anything.
+    """
+    places = 0
+    for reader in pattern.users:
+        if reader.target is markers.captured:
+            places += reader.args[1] is pattern
+        elif reader.target is not markers.where:
+            operands = [*reader.args, *reader.kwargs.values()]
+            places += sum(item is pattern for item in _flat(operands))
+    return places > 1
+
+
+def _flat(values: list[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(list(value))
+        else:
+            yield value
+
+
 def chains_below(pattern: Any) -> Iterator[fx.Node]:
     """The chains of a pattern."""
     return (node for node in below(pattern) if node.target is markers.chain)

@@ -16,6 +16,7 @@ from rewrite_engine.lowering.patterns import (
     below,
     chains_below,
     guards_of,
+    is_shared,
     placeholders_of,
     roots_of,
     ways_of,
@@ -118,7 +119,8 @@ class RuleCompiler:
 
     def _assign_slots(self) -> None:
         for node in self.matcher.nodes:
-            if node.op == "placeholder" or "names" in node.meta:
+            named = node.op == "placeholder" or "names" in node.meta
+            if named or is_shared(node):
                 self.slots[node] = self._register()
             if isinstance(node.target, OperatorPattern):
                 self.slots.setdefault(node, self.size)

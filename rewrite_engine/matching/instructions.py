@@ -214,7 +214,8 @@ class Same(Instruction):
     slot: int
 
     def emit(self, code: RunCode) -> Instruction | None:
-        code.fail_if(f"{code.value(self.source)} is not {code.value(self.slot)}")
+        value, bound = code.value(self.source), code.value(self.slot)
+        code.fail_if(f"{value} is not {bound} and not literals_equal({bound}, {value})")
         return self.next
 
 
@@ -273,7 +274,9 @@ class Once(Stepped):
         if bound is UNBOUND:
             first: Step = self.first
             return first
-        return self.next if bound is registers[self.source] else None
+        value = registers[self.source]
+        is_same = bound is value or literals_equal(bound, value)
+        return self.next if is_same else None
 
 
 @attrs.define(eq=False, slots=False)

@@ -253,11 +253,11 @@ def _orders(
 
 
 def _same(pattern: fx.Node, bound: Any, value: Any) -> bool:
-    if pattern.op == "placeholder" and pattern.meta["role"] == "literal":
-        return literals_equal(bound, value)
-    if isinstance(bound, list):
-        return bound == list(value)
-    return bound is value and value is not None
+    if pattern.op == "placeholder" and pattern.meta["role"] != "literal":
+        if isinstance(bound, list):
+            return bound == list(value)
+        return bound is value and value is not None
+    return bound is value or literals_equal(bound, value)
 
 
 def _fits(role: str, value: Any) -> bool:

@@ -65,6 +65,27 @@ def rule(left: str, right: str = "z' = relu(x)", header: str = "") -> RuleSet:
 
 TWICE = "pattern twice(v) = mul(v, 2.0)"
 
+DOUBLED = """
+pattern doubled(v) = add(v, v)
+pattern scaled_twice(v, $k) = mul(mul(v, $k), $k)
+"""
+
+
+def _relu(f: Any, x: Any) -> Any:
+    return f(aten.relu.default, (x,))
+
+
+def _sin(f: Any, x: Any) -> Any:
+    return f(aten.sin.default, (x,))
+
+
+def _doubled(f: Any, x: Any) -> Any:
+    return f(aten.add.Tensor, (x, x))
+
+
+def _scaled_twice(f: Any, x: Any, first: Any, second: Any) -> Any:
+    return f(aten.mul.Tensor, (f(aten.mul.Tensor, (x, first)), second))
+
 
 def _scaled(f: Any, x: Any) -> Any:
     return f(aten.mul.Tensor, (x, 2.0))
@@ -127,6 +148,34 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         lambda f, x, y, _: (
             f(aten.neg.default, (x,)),
             f(aten.neg.default, (_scaled(f, x),)),
+        ),
+        1,
+    ),
+    (
+        "what a pattern uses twice is one value, even where that may be any",
+        rule("z = neg(doubled(_))", "z' = torch.ones([2])", DOUBLED),
+        lambda f, x, y, _: (
+            f(aten.neg.default, (f(aten.add.Tensor, (x, y)),)),
+            f(aten.neg.default, (f(aten.add.Tensor, (x, x)),)),
+        ),
+        1,
+    ),
+    (
+        "what a pattern uses twice is one of the alternatives",
+        rule("z = neg(doubled(relu(x) | sin(x)))", "z' = relu(x)", DOUBLED),
+        lambda f, x, y, _: (
+            f(aten.neg.default, (f(aten.add.Tensor, (_relu(f, x), _sin(f, x))),)),
+            f(aten.neg.default, (_doubled(f, _relu(f, x)),)),
+            f(aten.neg.default, (_doubled(f, _sin(f, x)),)),
+        ),
+        2,
+    ),
+    (
+        "a literal that a pattern uses twice is one of the alternatives",
+        rule("z = neg(scaled_twice(x, 2 | 3))", "z' = relu(x)", DOUBLED),
+        lambda f, x, y, _: (
+            f(aten.neg.default, (_scaled_twice(f, x, 2, 3.0),)),
+            f(aten.neg.default, (_scaled_twice(f, x, 3, 3.0),)),
         ),
         1,
     ),

@@ -47,6 +47,7 @@ def pattern(choose: random.Random, depth: int, *, of_family: bool) -> str:
         "add({0}, {1})",
         "mul({0}, $k)",
         "sub({0}, 2.0)",
+        "aten.mean.dim({0}, 1)",
         "aten.add.Tensor({0}, {1}, ..)",
         "aten.linear.default({0}, {1}, b?)",
         "aten.linear.default({0}, {1}, {2}?)",
@@ -76,7 +77,8 @@ def rule(choose: random.Random, number: int) -> str:
     family = " for (f, $_q) in Unary" if used else ""
     # The last guard always holds; without it, equal patterns would be refused.
     only = f'where uses(z) < {1000 + number} else "many"'
-    return f"rule r{number}{family} {{ {left} {guard} {only} => z' = relu(z) }}"
+    head = f"rule r{number}{family}"
+    return f"{head} {{ {left} {guard} {only} => z' = torch.full([], 1.0) }}"
 
 
 def rules_of(seed: int) -> RuleSet:
@@ -115,6 +117,7 @@ def calls(
         (aten.add.Tensor, (a,), {"other": b, "alpha": 1}),
         (torch.add, (a, b), {"alpha": 2}),
         (aten.linear.default, biased, {}),
+        (aten.mean.dim, (a, choose.choice([1, [1], [1, 1], []])), {}),
         (aten.cat.default, joined, {}),
     ]
 
