@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import fx
 
-from rewrite_engine.rewriting.folding import Constant, check_finite
+from rewrite_engine.rewriting.folding import Constant, check_finite, check_unhooked
 from rewrite_engine.rewriting.state import State, constant_name
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.values import ValueTypes
@@ -44,6 +44,8 @@ class Store:
         tensor = constant.rounded(like=held)
         check_finite(constant, tensor)
         if label.is_parameter:
+            if held is not None:
+                check_unhooked(held, str(source))
             trains = held is not None and held.requires_grad and _has_gradients(tensor)
             tensor = torch.nn.Parameter(tensor, requires_grad=trains)
         stem = label.rule if source is None else str(source.target)

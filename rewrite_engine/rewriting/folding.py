@@ -204,6 +204,15 @@ def check_finite(value: Constant, stored: torch.Tensor) -> None:
         raise Refused("folding finite constants gives a value that is not finite")
 
 
+def check_unhooked(tensor: torch.Tensor, name: str) -> None:
+    """Whether nothing is called when a tensor that loses its place gets a gradient.
+
+    Raises: Refused
+    """
+    if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        raise Refused(f"'{name}' has hooks, which what takes its place would not have")
+
+
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor has neither nan nor infinite elements."""
     if tensor.itemsize == 1 and tensor.is_floating_point():

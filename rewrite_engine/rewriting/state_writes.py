@@ -17,7 +17,12 @@ from torch import fx, nn
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import storage_keys
-from rewrite_engine.rewriting.folding import Constant, check_finite, is_finite
+from rewrite_engine.rewriting.folding import (
+    Constant,
+    check_finite,
+    check_unhooked,
+    is_finite,
+)
 from rewrite_engine.rewriting.readers import tensors_of
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.state import State, fresh_name
@@ -167,6 +172,7 @@ def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
     """
     if type(old) not in (torch.Tensor, nn.Parameter):
         raise Refused(f"'{name}' is a {type(old).__name__}, which is not written")
+    check_unhooked(old, name)
     if value.exact.shape != old.shape:
         raise Refused(
             f"'{name}' has the shape {list(old.shape)}, and would become "

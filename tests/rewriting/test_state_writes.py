@@ -256,6 +256,26 @@ def test_refusals() -> None:
         assert reason in reasons(fx.symbolic_trace(Layer()), rule(write))[0]
 
 
+@pytest.mark.parametrize(
+    "right",
+    [
+        "w <- w * 2  keep y",
+        "own w <- w * 2  keep y",
+        "param v = w * 2  y' = linear(x, v)",
+    ],
+)
+@pytest.mark.parametrize("kind", ["hook", "post_accumulate_grad_hook"])
+def test_a_parameter_with_hooks_keeps_its_place(right: str, kind: str) -> None:
+    rule = f"rule r once {{ y = linear(x, w, _) => {right} }}"
+    gm = fx.symbolic_trace(Layer())
+    weight = next(p for p in gm.parameters() if p.ndim == 2)
+    handle = getattr(weight, f"register_{kind}")(lambda given: None)
+    (reason,) = reasons(gm, rule)
+    assert "has hooks" in reason and weight in {*gm.parameters()}
+    handle.remove()
+    assert reasons(gm, rule) == []
+
+
 def test_what_the_graph_writes_is_no_constant() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
