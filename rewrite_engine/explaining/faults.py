@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from torch import fx
@@ -276,7 +276,7 @@ class FaultFinder:
         operator: OperatorPattern = pattern.target
         related = self._dialect(operator, node)
         if related is None:
-            message = f"`{operator}` is expected, the graph has {_call(node)}"
+            message = f"{_wanted(operator)} is expected, the graph has {_call(node)}"
             found = self._at_callee("operator", message, pattern, node)
         else:
             found = self._at_callee("dialect", related.message, pattern, node)
@@ -384,3 +384,15 @@ def _shown(value: Any) -> str:
 
 def _captured(name: str, value: Any) -> str:
     return name if isinstance(value, fx.Node) else f"${name}"
+
+
+def _wanted(operator: OperatorPattern) -> str:
+    """An operator by its name; of a family the operators of its rows, too."""
+    if not operator.is_slot:
+        return f"`{operator}`"
+    names = [f"`{row.name}`" for row in operator.rows[:_ROWS_SHOWN]]
+    more = ", …" if len(operator.rows) > _ROWS_SHOWN else ""
+    return f"`{operator}` ({', '.join(names)}{more})"
+
+
+_ROWS_SHOWN: Final = 3
