@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -59,9 +60,15 @@ class Recipes:
         self._types = types
         self._outliner = Outliner(state.facts, types)
         self._known: dict[Hashable, _Known] = {}
+        self._is_exported = state.is_exported
+        self._memory = memory
+
+    @cached_property
+    def _shared(self) -> _Memory:
+        """What is known from graphs that record values alike."""
         # An exported program takes fewer calls than a module with the same records.
-        kept_for = types.convention, state.is_exported
-        self._shared = memory.setdefault(kept_for, _Memory())
+        kept_for = self._types.convention, self._is_exported
+        return self._memory.setdefault(kept_for, _Memory())
 
     def find(self, rule: CompiledRule, anchor: fx.Node) -> Subject | None:
         """The match that a search at this node would find first, if one with an equal

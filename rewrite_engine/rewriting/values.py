@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -94,11 +95,31 @@ class ValueTypes:
     ) -> None:
         self._module = module
         self._staged = staged
-        self._key, self._mode, self._has_tensor_meta = _convention(module.graph)
-        self._fakes = None if self._mode is None else FakeTensors(self._mode)
         self._results: dict[Call, _Result] = {}
         # By id, with the value, so that the id stays taken.
         self._identities: dict[int, tuple[Any, Hashable]] = {}
+
+    # Looked for when a value is wanted: where none is recorded, that takes a walk.
+
+    @cached_property
+    def _recording(self) -> tuple[str, FakeTensorMode | None, bool]:
+        return _convention(self._module.graph)
+
+    @property
+    def _key(self) -> str:
+        return self._recording[0]
+
+    @property
+    def _mode(self) -> FakeTensorMode | None:
+        return self._recording[1]
+
+    @property
+    def _has_tensor_meta(self) -> bool:
+        return self._recording[2]
+
+    @cached_property
+    def _fakes(self) -> FakeTensors | None:
+        return None if self._mode is None else FakeTensors(self._mode)
 
     @property
     def convention(self) -> Hashable:
