@@ -3,8 +3,9 @@
     python -m tests.mutation 100          # that many mutants, chosen by seed 0
     python -m tests.mutation 100 1 safety # seed 1, of modules with `safety` in the name
 
-Torch is imported once; each mutant is a forked process in which one module is compiled
-from a changed syntax tree, and the tests of matching, rewriting and language are run.
+Torch is imported once. Then every test runs once and it is noted which functions it
+calls; each mutant is a forked process in which one module is compiled from a changed
+syntax tree, and the tests that call the changed function are run, the fastest first.
 """
 
 from __future__ import annotations
@@ -13,25 +14,34 @@ import ast
 import contextlib
 import importlib.abc
 import importlib.machinery
+import json
 import os
 import random
 import resource
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import CodeType
-from typing import Final
+from types import CodeType, FrameType
+from typing import Any, Final
 
 import attrs
+import pytest
 
 ROOT: Final = Path(__file__).parents[1]
 MUTATED: Final = ("matching", "rewriting")
 TESTS: Final = (
-    *("tests/matching", "tests/language", "tests/rewriting", "tests/test_misuse.py"),
+    *("tests/matching", "tests/language", "tests/rewriting", "tests/explaining"),
+    *("tests/test_misuse.py", "tests/test_engine.py", "tests/test_edit.py"),
 )
 SLOW: Final = "not scale and not anywhere and not shared_constants and not random"
-SECONDS: Final = 240
-"""After which a mutant counts as killed: it does not end."""
+SECONDS: Final = 100
+"""Of the processor, after which a mutant counts as killed: it does not end."""
+ENOUGH: Final = 25.0
+"""Seconds that the tests of a mutant take together, as they are; slower ones are left
+out, so some survivors would be killed by them.
+"""
 
 _COMPARED: Final = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -49,6 +59,8 @@ class Mutant:
     what: str
     number: int
     """Counts the changes that are possible in the module."""
+    function: int | None
+    """The first line of the function around it, None outside of functions."""
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line} {self.what}"
@@ -142,8 +154,22 @@ def mutants(name: str) -> list[Mutant]:
             if name in path.name:
                 mutator = _Mutator()
                 mutator.visit(ast.parse(path.read_text()))
-                places = enumerate(mutator.found)
-                found += [Mutant(path, line, what, i) for i, (line, what) in places]
+                tree = ast.parse(path.read_text())
+                found += [
+                    Mutant(path, line, what, i, _function_around(tree, line))
+                    for i, (line, what) in enumerate(mutator.found)
+                ]
+    return found
+
+
+def _function_around(tree: ast.Module, line: int) -> int | None:
+    """The line where the code of the innermost function begins, decorators included."""
+    found = None
+    for node in ast.walk(tree):  # outer functions come first
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            decorators = [each.lineno for each in node.decorator_list]
+            if node.body[0].lineno <= line <= (node.end_lineno or node.lineno):
+                found = min([node.lineno, *decorators])
     return found
 
 
@@ -175,31 +201,111 @@ class _Finder(importlib.abc.MetaPathFinder):
         )
 
 
-def is_killed(mutant: Mutant | None) -> bool:
-    """Whether a test fails with the mutant, or does not end; `None` changes nothing."""
+class Recorder:
+    """A pytest plugin that notes the functions of the package that each test calls, and
+    how long it takes. What the import of a test module calls, all of its tests call.
+    """
+
+    def __init__(self) -> None:
+        self.calls: dict[str, set[str]] = {}
+        self.seconds: dict[str, float] = {}
+        self._folder = str(ROOT / "rewrite_engine")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> Any:
+        with self._noted(collector.nodeid):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        started = time.perf_counter()
+        with self._noted(item.nodeid):
+            result = yield
+        self.seconds[item.nodeid] = time.perf_counter() - started
+        return result
+
+    @contextlib.contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        calls = self.calls.setdefault(name, set())
+
+        def note(frame: FrameType, event: str, _: object) -> None:
+            code = frame.f_code
+            if event == "call" and code.co_filename.startswith(self._folder):
+                calls.add(f"{code.co_filename}:{code.co_firstlineno}")
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+
+
+@attrs.frozen
+class Plan:
+    """Which tests call which function (by path and first line), and their seconds."""
+
+    tests: dict[str, list[str]]
+    seconds: dict[str, float]
+
+    @classmethod
+    def measured(cls) -> Plan | None:
+        """Runs all tests, in another process; None if one of them fails."""
+        with tempfile.NamedTemporaryFile() as file:
+            child = os.fork()
+            if child == 0:
+                recorder = Recorder()
+                code = _run(["-k", SLOW, *TESTS], [recorder])
+                found = {name: sorted(calls) for name, calls in recorder.calls.items()}
+                Path(file.name).write_text(json.dumps([found, recorder.seconds]))
+                os._exit(code)
+            if os.waitpid(child, 0)[1] != 0:
+                return None
+            return cls.of(*json.loads(Path(file.name).read_text()))
+
+    @classmethod
+    def of(cls, calls: dict[str, list[str]], seconds: dict[str, float]) -> Plan:
+        tests: dict[str, list[str]] = {}
+        for test in sorted(seconds, key=lambda test: seconds[test]):
+            module = calls.get(test.partition("::")[0], [])
+            for function in {*calls[test], *module}:
+                tests.setdefault(function, []).append(test)
+                path = function.rpartition(":")[0]
+                if test not in tests.setdefault(path, [])[-1:]:
+                    tests[path].append(test)
+        return cls(tests, seconds)
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """The fastest of the tests that call the changed function; of a change outside
+        of functions, those that call any of the module.
+        """
+        place = mutant.function
+        name = str(mutant.path) if place is None else f"{mutant.path}:{place}"
+        chosen, left = [], ENOUGH
+        for test in self.tests.get(name, []):
+            left -= self.seconds[test]
+            if left < 0:
+                break
+            chosen.append(test)
+        return chosen
+
+
+def is_killed(mutant: Mutant, tests: list[str]) -> bool:
+    """Whether a test fails with the mutant, or does not end."""
     child = os.fork()
     if child == 0:
         # Time of the processor: the machine may be busy with something else.
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        os._exit(_run_tests(mutant))
+        sys.meta_path.insert(0, _Finder(mutant))
+        os._exit(_run(["-x", *tests]))
     return os.waitpid(child, 0)[1] != 0
 
 
-def _run_tests(mutant: Mutant | None) -> int:
-    import pytest
-
-    if mutant is not None:
-        sys.meta_path.insert(0, _Finder(mutant))
+def _run(options: list[str], plugins: list[object] | None = None) -> int:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    tests = sorted(
-        TESTS, key=lambda t: mutant is None or mutant.path.parts[-2] not in t
-    )
-    own = ROOT / f"tests/rewriting/test_{mutant.path.stem if mutant else None}.py"
-    first = [str(own)] if own.exists() else []
-    options = ["-q", "-x", "-p", "no:randomly", "-k", SLOW, *first, *tests]
-    return int(pytest.main(options))
+    return int(pytest.main(["-q", "-p", "no:randomly", *options], plugins))
 
 
 def sample(count: int, seed: int, name: str) -> Iterator[Mutant]:
@@ -215,16 +321,20 @@ def main(count: int, seed: int = 0, name: str = "") -> int:
     import torch.fx.passes.fake_tensor_prop
 
     torch.set_num_threads(1)
-    if is_killed(None):
+    # What torch imports late, no process should have to.
+    torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)).run_decompositions()
+    plan = Plan.measured()
+    if plan is None:
         print("the tests fail as they are")
         return 1
     tried = killed = 0
     for mutant in sample(count, seed, name):
         tried += 1
-        if is_killed(mutant):
+        tests = plan.tests_of(mutant)
+        if tests and is_killed(mutant, tests):
             killed += 1
         else:
-            print(f"survives: {mutant}", flush=True)
+            print(f"survives {len(tests)} tests: {mutant}", flush=True)
         if tried % 20 == 0:
             print(f"{killed} of {tried} killed", flush=True)
     print(f"{killed} of {tried} killed ({killed / max(1, tried):.0%})")
