@@ -21,6 +21,7 @@ from rewrite_engine.dsl import checked, nodes
 from rewrite_engine.errors import Diagnostic
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.scope import Unknown
 
 _MOST = 64
 """Combinations of dtypes that are tried."""
@@ -76,9 +77,14 @@ def _fault(
 ) -> str | None:
     with FakeTensorMode():
         inputs = _inputs(instance.matcher, types, sizes)
-        # It may read sizes, which are no inputs of the left side.
-        others = _inputs(instance.replacement, types, sizes)
-        if inputs is None or others is None:
+        if inputs is None:
+            return None
+        try:
+            # It may read sizes, which are no inputs of the left side.
+            others = _inputs(instance.replacement, types, sizes)
+        except Unknown:
+            return None  # the types in a graph decide what is built
+        if others is None:
             return None
         left = _results(instance.matcher, inputs)
         right = _results(instance.replacement, others)

@@ -109,3 +109,10 @@ def test_the_types_of_a_right_side_that_reads_sizes_are_compared() -> None:
     loads(f"{left}(neg(x), [-1, $B]) }}")
     with pytest.raises(RuleError, match=r"is f32\[2, 3\], the right f32\[3, 2\]"):
         loads(f"{left}(neg(x), [-1, $A]) }}")
+
+
+def test_a_right_side_that_types_decide_is_not_compared() -> None:
+    loads(
+        "rule r { y = relu(x) where x: f32[2, 3]"
+        " => y' = neg(x) if rank(x) == 2 else x }"
+    )
