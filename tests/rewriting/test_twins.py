@@ -16,6 +16,7 @@ from rewrite_engine.graph_text import graph_text
 from rewrite_engine.matching import matcher
 from rewrite_engine.rewriting.recipes import Recipes
 from rewrite_engine.ruleset import RuleSet
+from tests.matching.test_matchers import random_graph
 
 aten = torch.ops.aten
 Calls = Callable[[fx.Graph, fx.Node, fx.Node], fx.Node]
@@ -154,6 +155,26 @@ def test_a_second_place(name: str, turned: bool) -> None:
     for _ in range(2):
         found = copy.deepcopy(gm)
         assert engine.apply(found, rules).report.refusals == refusals
+        assert graph_text(found) == graph_text(expected)
+
+
+RANDOM = """
+rule chain once { z = neg(relu^*(x)) => z' = sigmoid(x) }
+rule option once { z = mul(relu?(x), sub(y, _) | y) => z' = sub(x, y) }
+rule shared once { z = add(A@(relu(x) | neg(x)), mul?(x, y)) => z' = A(x) }
+rule literal once { z = sub(sigmoid(x) | x, $k) => z' = add(x, $k * 2) }
+"""
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_graphs(seed: int) -> None:
+    gm, rules = random_graph(seed, size=80), loads(RANDOM)
+    expected = copy.deepcopy(gm)
+    report = searched(expected, rules).report
+    assert report.matches > 5
+    for _ in range(2):
+        found = copy.deepcopy(gm)
+        assert engine.apply(found, rules).report.refusals == report.refusals
         assert graph_text(found) == graph_text(expected)
 
 
