@@ -19,6 +19,7 @@ from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.matching.machine import Machine
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.readings import Reading
+from rewrite_engine.rewriting import values
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.effects import is_inert
 from rewrite_engine.rewriting.transaction import Transaction
@@ -64,6 +65,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(Condition, "holds", "guards")
     count(Reading, "read", "calls read")
     count(AliasIndex, "add", "effects indexed")
+    count(values, "_convention", "walks for a recorded value")
     return found
 
 
@@ -88,6 +90,7 @@ def test_every_node(nodes: int, counts: Counter[str]) -> None:
         "effects indexed": others + matches,
         "erased": 3 * matches,
         "steps": 1,
+        "walks for a recorded value": 1,
     }
 
 
