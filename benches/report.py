@@ -40,7 +40,7 @@ def options(description: str | None, arguments: list[str] | None) -> argparse.Na
         "--patience",
         type=float,
         default=usual.patience,
-        help="seconds after which a peer is not run again (default %(default)s)",
+        help="seconds after which an engine is not run again (default %(default)s)",
     )
     add(
         "--peers-up-to",

@@ -94,7 +94,7 @@ def test_an_engine_that_leaves_matches_is_not_timed():
         runner.measure(stage, WORKLOADS[3], 60, Effort(runs=1))
 
 
-def test_peers_are_run_as_often_as_they_are_quick():
+def test_slow_engines_are_run_less_often():
     ran = []
 
     def peer(workload: Workload):
