@@ -96,7 +96,7 @@ def unobserved(gm):
     return [
         node.name
         for node, module in called.items()
-        if isinstance(module, (nn.Linear, nn.Conv1d))
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))
         and not isinstance(called.get(node.all_input_nodes[0]), ao.MinMaxObserver)
     ]
 

@@ -18,6 +18,7 @@ from torch.ao.quantization.quantize_fx import prepare_fx
 
 from rewrite_engine import engine, load
 from rewrite_engine.equalize import EqualizationConfig, convert, prepare
+from tests.equalize.test_convert import unobserved
 
 CHANNELS = 4
 """Of every value, so that any two can be added, and any layer can read any value."""
@@ -195,6 +196,7 @@ def check_observed(recipe: Recipe) -> None:
     # and so into the other calls.
     gm = prepare_fx(model, mapping, (x,))
     result = equalized(gm, recipe, x)
+    assert unobserved(result) == unobserved(gm)
     assert_close(result(unseen), gm(unseen), 1e-4)
 
 
