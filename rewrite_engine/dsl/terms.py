@@ -381,7 +381,19 @@ class Left:
         if hole is None and not _is_call(value):
             message = "a capture names a call: `N@relu(x)`"
             frame.scope.report("E403", message, expr.span)
+        if isinstance(value, nodes.Alternatives):
+            self._check_alternatives(value, frame)
         return self._captured(expr, term, hole, frame)
+
+    def _check_alternatives(self, expr: nodes.Alternatives, frame: Frame) -> None:
+        """Report what is more than one call: `N(v)` builds that one again."""
+        for option in expr.options:
+            if not isinstance(option, nodes.Call):
+                continue
+            if option.chain or self._pattern(option, frame) is not None:
+                message = "a captured alternative is the call of one operator"
+                hint = "`pattern p(v) = … | …` may hold any, for `N@p(x)`"
+                frame.scope.report("E403", message, option.span, hint=hint)
 
     def _captured(
         self, expr: nodes.Capture, term: Term, hole: Term | None, frame: Frame

@@ -169,9 +169,7 @@ class RuleCompiler:
             held = None if hole is None else self._hole_slot(hole)
             if value.target is markers.chain:
                 held = self.chains[value].current
-            outside = set() if hole is None else set(below(hole))
-            found = (c for c in chains_below(value) if c not in outside)
-            chains = tuple(self.chains[chain].calls for chain in found)
+            chains = tuple(self.chains[chain].calls for chain in _held(value, hole))
             yield name, CaptureLayout(self.slots[node], held, calls, chains)
 
     def _hole_slot(self, hole: fx.Node) -> int | None:
@@ -377,6 +375,14 @@ class RuleCompiler:
         register = self._register()
         block.append(code.Climb(self.slots[shared], depth, register))
         return register
+
+
+def _held(value: fx.Node, hole: fx.Node | None) -> list[fx.Node]:
+    """The chains of a capture: down to its hole, or the one that it names."""
+    if hole is None:
+        return [value] if value.target is markers.chain else []
+    outside = set(below(hole))
+    return [chain for chain in chains_below(value) if chain not in outside]
 
 
 def _may_be_absent(pattern: Any) -> bool:

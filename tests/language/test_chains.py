@@ -160,3 +160,24 @@ def test_instances_have_the_shortest_chains_and_one_more_link() -> None:
     for instance in rules["r"].instances():
         assert torch.equal(instance.matcher(x)[0], -x.relu())
         assert torch.equal(instance.replacement(x)[0], (-x).relu())
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("N@add?(M@neg^+(x), y)", "N(M(x))"),
+        ("N@relu^*(add?(M@neg^+(x), y))", "N(M(x))"),
+        ("N@some(x)", "N(x)"),
+    ],
+)
+def test_what_is_captured_is_built_again_once(left: str, right: str) -> None:
+    """The links of a chain that a captured call stands on are none of its own."""
+    rules = loads(
+        "pattern some(v) = sin(v) | neg^+(v)\n"
+        f"rule r once {{ z = abs({left}) => z' = neg({right}) }}"
+    )
+    gm = graph_of([aten.neg.default, aten.neg.default, aten.abs.default])
+    assert engine.apply(gm, rules).modified
+    x = torch.randn(3)
+    assert torch.equal(gm(x), -x)
+    assert len(gm.graph.nodes) == 5

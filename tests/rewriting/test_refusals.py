@@ -71,6 +71,7 @@ def dropped_out(graph: fx.Graph, a: fx.Node, b: fx.Node) -> tuple[fx.Node, ...]:
 
 LINEAR = "y = linear(x, w, b?) =>"
 CASES = [
+    (traced, "z = linear(x, y, b?)  y = neg?(w) => y' = neg(w)  keep z", "no place"),
     (exported, f"{LINEAR} param p = reshape(w, along(-1, 9, 1))", "out of range"),
     (exported, f"{LINEAR} param p = aten.repeat(w, [30000, 300])", "1373 MiB"),
     (exported, f"{LINEAR} param p = torch.sort(w)", "must be one tensor"),
