@@ -34,10 +34,15 @@ def bars(title: str, rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
                 f'<rect class="bar" x="{LEFT}" y="{top:.0f}" width="{width:.1f}"'
                 f' height="14" fill="{colour}"/>'
             )
-            body.append(_text(LEFT + width + 4, top + 12, f"{value:.3g}×", "start"))
+            body.append(_text(LEFT + width + 4, top + 12, times(value), "start"))
             top += 16
         top += 8
     return _page(title, top + 10, body)
+
+
+def times(ratio: float) -> str:
+    """A ratio to read: `0.987×`, `12.3×`, `1,280×`."""
+    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
 
 
 def lines(title: str, series: Mapping[str, Sequence[Point]]) -> str:

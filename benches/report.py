@@ -107,18 +107,15 @@ def _row(timing: Timing) -> Sequence[str]:
     """Of walks and raw edits, how many of them we take; of peers, how many of ours."""
     counts = (timing.nodes, timing.rules, timing.matches)
     limits = (timing.ratio("walk"), timing.ratio("raw"))
+    peers = map(timing.ratio, PEERS)
     return (
         timing.stage,
         timing.workload,
         *(f"{count:,}" for count in counts),
         f"{timing.ours * 1e6 / timing.nodes:.3g}",
         *("-" if ratio is None else f"{1 / ratio:.3g}" for ratio in limits),
-        *(_times(timing.ratio(peer)) for peer in PEERS),
+        *("-" if ratio is None else plots.times(ratio) for ratio in peers),
     )
-
-
-def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.3g}×"
 
 
 def _growth_row(timings: Sequence[Timing]) -> Sequence[str]:
@@ -171,9 +168,12 @@ def figures(timings: Sequence[Timing], grown: Sequence[Timing]) -> Mapping[str, 
 
 def _ratios(timings: Sequence[Timing]) -> list[tuple[str, Mapping[str, float]]]:
     """Of each workload the largest graph on which peers were timed."""
-    largest = {}
-    for timing in sorted(timings, key=lambda timing: timing.nodes):
-        ratios = {peer: timing.ratio(peer) for peer in PEERS}
-        if any(ratios.values()):
-            largest[timing.label] = {p: r for p, r in ratios.items() if r}
-    return list(largest.items())
+    largest: dict[str, Timing] = {}
+    for timing in timings:
+        known = largest.setdefault(timing.label, timing)
+        if timing.nodes > known.nodes and any(peer in timing.seconds for peer in PEERS):
+            largest[timing.label] = timing
+    return [
+        (label, {peer: t.seconds[peer] / t.ours for peer in PEERS if peer in t.seconds})
+        for label, t in largest.items()
+    ]

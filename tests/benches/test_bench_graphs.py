@@ -155,5 +155,12 @@ def test_linear_growth_is_a_straight_line_of_exponent_one():
     assert "100,000 nodes" in figure
 
 
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(0.9871, "0.987×"), (12.34, "12.3×"), (1284.0, "1,284×")]
+)
+def test_ratios_are_easy_to_read(ratio, text):
+    assert plots.times(ratio) == text
+
+
 def test_labels_are_escaped():
     assert "a &lt; b" in plots.bars("t", [("a < b", {"s": 2.0})])
