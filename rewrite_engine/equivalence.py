@@ -179,11 +179,11 @@ def _backward(outputs: Any, *, is_nudged: bool) -> None:
     torch.autograd.backward(roots, gradients)
 
 
-def nudged(tensor: torch.Tensor) -> torch.Tensor:
+def nudged(tensor: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """Every value changed in its last digit, up or down at random."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return tensor
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(_SEED + seed)
     signs = torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1
     return tensor + tensor * signs.to(tensor) * torch.finfo(tensor.dtype).eps
 

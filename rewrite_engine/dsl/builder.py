@@ -158,11 +158,14 @@ class Builder(ExpressionBuilder):
     def benefit(self, span: Span, number: Word) -> _Modifier:
         return _Modifier("benefit", "benefit", self._count(number), span)
 
-    def exact(self, span: Span) -> _Modifier:
-        return _Modifier("precision", "exact", nodes.Precision(0.0, span=span), span)
+    def exact(self, span: Span, when: Expr | None) -> _Modifier:
+        precision = nodes.Precision(0.0, when, span=span)
+        return _Modifier("precision", "exact", precision, span)
 
-    def inexact(self, span: Span, tolerance: Constant | None) -> _Modifier:
-        precision = nodes.Precision(_tolerance(tolerance), span=span)
+    def inexact(
+        self, span: Span, tolerance: Constant | None, when: Expr | None
+    ) -> _Modifier:
+        precision = nodes.Precision(_tolerance(tolerance), when, span=span)
         return _Modifier("precision", "inexact", precision, span)
 
     def left(

@@ -432,6 +432,8 @@ class Rule:
     benefit: int | None = None
     tolerance: float | None = None
     """0.0 for `exact`; None: by dtype."""
+    when: nodes.Expr | None = None
+    """What must hold of a match for which this is claimed."""
 
 
 @attrs.frozen

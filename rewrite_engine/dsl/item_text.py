@@ -190,11 +190,12 @@ def _family_use(use: nodes.ForFamily) -> str:
 
 
 def _precision(precision: nodes.Precision) -> str:
-    if precision.tolerance is None:
-        return "inexact"
-    if precision.tolerance == 0:
-        return "exact"
-    return f"inexact {print_number(precision.tolerance)}"
+    word = "exact" if precision.tolerance == 0 else "inexact"
+    if precision.tolerance:
+        word += f" {print_number(precision.tolerance)}"
+    if precision.when is not None:
+        word += f" when {print_expr(precision.when)}"
+    return word
 
 
 def _pipeline(item: nodes.PipelineDef) -> Iterator[Unit]:

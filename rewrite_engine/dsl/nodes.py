@@ -434,9 +434,13 @@ class ForFamily:
 
 @attrs.frozen
 class Precision:
-    """`exact` (tolerance 0) or `inexact TOL`; None, `inexact` alone, means by dtype."""
+    """`exact` (tolerance 0) or `inexact TOL`; None, `inexact` alone, means by dtype.
+
+    With `when`, nothing is claimed of matches for which the condition does not hold.
+    """
 
     tolerance: float | None
+    when: Expr | None = None
     span: Span = _span()
 
 

@@ -182,6 +182,9 @@ class _LeftSide:
                 names.declare(self.scope, name, "literal", span)
         env = Environment(self.scope, names.entries, present, is_guard=True)
         env.slot = names.family.slot if names.family else None
+        claim = self.rule.precision
+        if claim is not None and claim.when is not None:
+            check_condition(claim.when, env)
         return tuple(
             self._guard(guard, where, names, env)
             for where in wheres
@@ -247,4 +250,5 @@ def _assemble(item: nodes.RuleDef, scope: Scope, left: _Left, right: RightSide) 
         item.strategy == "once",
         item.benefit,
         item.precision.tolerance if item.precision else None,
+        item.precision.when if item.precision else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 
 
 class Contradiction(Exception):  # noqa: N818 - an outcome, not an error
@@ -10,15 +11,21 @@ class Contradiction(Exception):  # noqa: N818 - an outcome, not an error
 
 
 class Choices:
-    """Decisions replayed from a prefix; new ones take the first option."""
+    """Decisions replayed from a prefix; new ones take the first option, or a random one
+    if there is a generator.
+    """
 
-    def __init__(self, prefix: list[int]) -> None:
+    def __init__(self, prefix: list[int], random: Random | None = None) -> None:
         self.taken: list[tuple[int, int]] = []
         self._prefix = prefix
+        self._random = random
 
     def choose(self, options: int) -> int:
         index = len(self.taken)
-        chosen = self._prefix[index] if index < len(self._prefix) else 0
+        if index < len(self._prefix):
+            chosen = self._prefix[index]
+        else:
+            chosen = self._random.randrange(options) if self._random else 0
         self.taken.append((chosen, options))
         return chosen
 
@@ -30,6 +37,13 @@ def all_choices() -> Iterator[Choices]:
         choices = Choices(prefix)
         yield choices
         prefix = _following(choices.taken)
+
+
+def random_choices(count: int) -> Iterator[Choices]:
+    """Sequences of random decisions, the same ones every time."""
+    random = Random(0)
+    for _ in range(count):
+        yield Choices([], random)
 
 
 def _following(taken: list[tuple[int, int]]) -> list[int] | None:

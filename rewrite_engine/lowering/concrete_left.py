@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 from torch import fx
@@ -25,6 +25,18 @@ from rewrite_engine.lowering.scope import Unknown
 from rewrite_engine.signatures import REQUIRED
 
 
+class Alternative(NamedTuple):
+    """What an instance is at one place of the rule where it has several ways to be."""
+
+    place: fx.Node | None
+    """An option, a chain or alternatives of the matcher; None: the operator of the
+    family.
+    """
+    chosen: int
+    options: int
+    """How many ways there are."""
+
+
 @attrs.define(eq=False)
 class ConcreteLeft:
     """Builds the runnable left side of one combination of choices."""
@@ -36,6 +48,7 @@ class ConcreteLeft:
     spellings: dict[fx.Node, Spelling] = attrs.field(factory=dict)
     operators: dict[fx.Node, OperatorPattern] = attrs.field(factory=dict)
     named_calls: dict[str, fx.Node] = attrs.field(factory=dict)
+    taken: set[Alternative] = attrs.field(factory=set)
     slot: Spelling | None = None
 
     @property
@@ -58,7 +71,12 @@ class ConcreteLeft:
         slots = (c for c in calls if isinstance(c, OperatorPattern) and c.is_slot)
         slot = next(slots, None)
         if slot is not None:
-            self.slot = slot.spellings[self.choices.choose(len(slot.spellings))]
+            self.slot = slot.spellings[self._choose(None, len(slot.spellings))]
+
+    def _choose(self, pattern: fx.Node | None, options: int) -> int:
+        chosen = self.choices.choose(options)
+        self.taken.add(Alternative(pattern, chosen, options))
+        return chosen
 
     def _placeholders(self) -> None:
         literals: Mapping[str, Any] = {}
@@ -112,7 +130,7 @@ class ConcreteLeft:
                 return self._call(pattern)
             case markers.either | markers.skippable:
                 ways = ways_of(pattern)
-                return self._only(ways[self.choices.choose(len(ways))])
+                return self._only(ways[self._choose(pattern, len(ways))])
             case markers.captured:
                 return self.value(pattern.args[1])
             case markers.maybe:
@@ -128,7 +146,7 @@ class ConcreteLeft:
         value = self.value(inner)
         named = [node for node in below(link) if node.op == "placeholder"]
         found: dict[fx.Node, list[Any]] = {node: [] for node in named}
-        for number in range(least + self.choices.choose(2)):
+        for number in range(least + self._choose(pattern, 2)):
             for node in below(link):
                 self.values.pop(node, None)
             self.values[hole] = value
@@ -145,7 +163,7 @@ class ConcreteLeft:
     def _maybe(self, pattern: fx.Node) -> Any:
         absent, inner = ways_of(pattern)
         known = [self.values[n] for n in absent.absent if n in self.values]
-        missing = known[0] is None if known else bool(self.choices.choose(2))
+        missing = known[0] is None if known else bool(self._choose(pattern, 2))
         return self._only(absent) if missing else self._only(inner)
 
     def _only(self, way: Way) -> Any:
@@ -172,6 +190,7 @@ class ConcreteLeft:
             parameter = None if operand is ... else spelling.canonical.parameter(key)
             if parameter is not None:
                 given[spelling.names[parameter.name]] = self.value(operand)
+        _check_held(spelling, given)
         node = self._create(pattern, spelling, given)
         self.spellings[node] = spelling
         self.operators[node] = operator
@@ -199,6 +218,8 @@ class ConcreteLeft:
 
     def _check_guards(self) -> None:
         for guard in guards_of(self.matcher):
+            if not guard.is_local:
+                continue  # others may read the values, too
             try:
                 holds = guard.evaluate(self.scope())
             except Unknown:
@@ -216,6 +237,16 @@ class ConcreteLeft:
             for pattern, value in self.values.items()
             for name in pattern.meta.get("names", ())
         }
+
+
+def _check_held(spelling: Spelling, given: Mapping[str, Any]) -> None:
+    """No module holds what a call computes."""
+    if spelling.form is None:
+        return
+    for parameter in spelling.signature.parameters[spelling.form.inputs :]:
+        value = given.get(parameter.name)
+        if isinstance(value, fx.Node) and value.op != "placeholder":
+            raise Contradiction
 
 
 _OMITTED: Any = object()

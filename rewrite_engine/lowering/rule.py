@@ -10,7 +10,7 @@ from torch import fx
 
 from rewrite_engine.dsl import checked
 from rewrite_engine.lowering import markers
-from rewrite_engine.lowering.instances import Instance, instances
+from rewrite_engine.lowering.instances import Instance, instances, some_instances
 from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import Operators, build_matcher, guards_of
 from rewrite_engine.lowering.replacements import (
@@ -127,9 +127,14 @@ class CompiledRule:
         read = (str(node.target) for node in given)
         return frozenset().union(*guards, read, self.replaced)
 
-    def instances(self) -> tuple[Instance, ...]:
-        """Every concrete, runnable pair, for all rows, options and alternatives."""
-        return tuple(instances(self.name, self.matcher_graph, self.replacement_graph))
+    def instances(self, most: int | None = None) -> tuple[Instance, ...]:
+        """Every concrete, runnable pair, for all rows, options and alternatives; or at
+        most so many of them, from all over the rule.
+        """
+        graphs = self.matcher_graph, self.replacement_graph
+        if most is None:
+            return tuple(instances(self.name, *graphs))
+        return some_instances(self.name, *graphs, most)
 
 
 def compile_rule(rule: checked.Rule) -> CompiledRule:

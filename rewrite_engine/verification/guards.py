@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 import attrs
@@ -15,7 +15,9 @@ from rewrite_engine.lowering.guards import names_bound
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.rule_tests import run_test
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.verification.cases import Case, Choice, Unsuitable, build_case
+from rewrite_engine.verification.building import build_case
+from rewrite_engine.verification.cases import Case
+from rewrite_engine.verification.choices import Choice, Unsuitable
 from rewrite_engine.verification.examples import with_examples
 from rewrite_engine.verification.plans import first_choices, spread, variations
 from rewrite_engine.verification.report import GuardCoverage
@@ -36,16 +38,37 @@ class GuardFindings:
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
-def guard_coverage(subject: Subject, rules: RuleSet, seed: int) -> GuardFindings:
-    """Drop each guard in turn; the tests beside the rules count as checks, too."""
+def guard_coverage(
+    subject: Subject,
+    instances: Sequence[Instance],
+    rules: RuleSet,
+    seed: int,
+    *,
+    is_dropped: bool,
+) -> GuardFindings:
+    """The answers of guards and, if `is_dropped`, what each of them is good for: it is
+    dropped, and some check must fail. Tests beside the rules are checks, too.
+
+    `instances` are some of the rule's, from all over it.
+    """
+    if not is_dropped:
+        return GuardFindings(tuple(_coverage(subject, g) for g in subject.rule.guards))
     coverage, diagnostics = [], []
+    functions = [each for each in instances if each.calls_functions] or instances
+    chosen = spread(functions, _INSTANCES)
     for guard in subject.rule.guards:
-        matters = _matters(subject, guard, rules, seed)
-        answers = frozenset(subject.decided.get(guard.text, ()))
-        coverage.append(GuardCoverage(guard.text, answers, matters))
+        matters = _matters(subject, chosen, guard, rules, seed)
+        coverage.append(_coverage(subject, guard, matters=matters))
         if not matters:
             diagnostics.append(_warning(subject.rule, guard))
     return GuardFindings(tuple(coverage), tuple(diagnostics))
+
+
+def _coverage(
+    subject: Subject, guard: checked.Guard, *, matters: bool | None = None
+) -> GuardCoverage:
+    answers = frozenset(subject.decided.get(guard.text, ()))
+    return GuardCoverage(guard.text, answers, matters)
 
 
 def _warning(rule: checked.Rule, guard: checked.Guard) -> Diagnostic:
@@ -55,17 +78,24 @@ def _warning(rule: checked.Rule, guard: checked.Guard) -> Diagnostic:
     return Diagnostic("W602", message, guard.span, rule.source, notes, hint)
 
 
-def _matters(subject: Subject, guard: checked.Guard, rules: RuleSet, seed: int) -> bool:
+def _matters(
+    subject: Subject,
+    chosen: Sequence[Instance],
+    guard: checked.Guard,
+    rules: RuleSet,
+    seed: int,
+) -> bool:
     if names_bound(guard.expr):
         return True  # it gives dimensions their names
     try:
         mutant = Subject.of(subject.rule, without=guard)
     except RuleError:
         return True
-    return _fails_a_test(subject.rule, guard, rules) or any(
-        _fails(mutant, case, number, seed)
-        for number, case in enumerate(_cases(mutant, rules))
-    )
+    if _fails_a_test(subject.rule, guard, rules):
+        return True
+    mutant = with_examples(mutant, rules.tests)
+    cases = chain(_cases(mutant, chosen), _cases_without(mutant, chosen))
+    return any(_fails(mutant, case, i, seed) for i, case in enumerate(cases))
 
 
 def _fails_a_test(rule: checked.Rule, guard: checked.Guard, rules: RuleSet) -> bool:
@@ -85,27 +115,33 @@ def _fails(mutant: Subject, case: Case, number: int, seed: int) -> bool:
     """Whether the rule is wrong for a case, or its right side cannot be built."""
     kinds = kinds_for(mutant)
     outcome = try_case(mutant, case, seed, (RANDOM, kinds[number % len(kinds)]))
-    return outcome.counterexample is not None or bool(outcome.refusals)
+    is_refused = bool(outcome.refusals) and case.choice.exposed is None
+    return outcome.counterexample is not None or is_refused
 
 
-def _cases(mutant: Subject, rules: RuleSet) -> Iterator[Case]:
-    """Cases of instances from all over the rule, and without recorded values."""
-    mutant = with_examples(mutant, rules.tests)
-    chosen = spread(mutant.compiled.instances(), _INSTANCES)
-    for instance in chosen:
+def _cases_without(mutant: Subject, known: Sequence[Instance]) -> Iterator[Case]:
+    """Cases of instances that the guard alone made impossible."""
+    if len(known) < _INSTANCES:  # of a larger rule, others are as good
+        yield from _cases(mutant, mutant.compiled.instances(_INSTANCES))
+
+
+def _cases(mutant: Subject, chosen: Sequence[Instance]) -> Iterator[Case]:
+    """Cases of instances, with and without recorded values."""
+    for number, instance in enumerate(chosen):
         for choice in first_choices(mutant, instance):
             try:
                 case = build_case(mutant, instance, choice)
             except Unsuitable:
                 continue
             yield case
-            more = variations(mutant, instance, choice)
-            yield from _built(mutant, instance, islice(more, _CASES // len(chosen)))
+            # Neighbouring instances take different variations.
+            more = variations(mutant, instance, choice)[number :: len(chosen)]
+            yield from _built(mutant, instance, more[: _CASES // len(chosen)])
             break
 
 
 def _built(
-    mutant: Subject, instance: Instance, choices: Iterator[Choice]
+    mutant: Subject, instance: Instance, choices: Sequence[Choice]
 ) -> Iterator[Case]:
     for choice in choices:
         for recorded in (choice, attrs.evolve(choice, recorded=False, dynamic=False)):

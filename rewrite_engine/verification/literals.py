@@ -23,7 +23,7 @@ _BY_NAME: Final[Mapping[str, tuple[Any, ...]]] = {
     "end_dim": (-1, 1),
     "alpha": (1, 2),
     "dtype": (torch.int8, torch.float32, torch.float64),
-    "scale": (0.1, 0.5),
+    "scale": (0.5, 0.1),
     "zero_point": (0, 3),
     "quant_min": (-128, -127),
     "quant_max": (127,),

@@ -5,6 +5,7 @@ An operator that is not listed is taken to be elementwise: one shape fits all op
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
@@ -21,6 +22,9 @@ Content: TypeAlias = Literal[
     "int8",
     "running mean",
     "running variance",
+    "minimum",
+    "maximum",
+    "fraction",
 ]
 """What the elements of an operand may be. An index counts from 0 to 1."""
 
@@ -99,11 +103,55 @@ def operands_demanded(graph: fx.Graph, names: Names, sizes: Sizes) -> Demands:
                 demand = demands[node] if operator not in _RESHAPING else None
             if isinstance(value, fx.Node) and demand is not None:
                 demands.setdefault(value, demand)
-    return demands
+    return {**_shaped_back(graph, names, demands), **demands}
+
+
+def _shaped_back(graph: fx.Graph, names: Names, demands: Demands) -> Demands:
+    """Guesses for values of which nothing else is known: what is reshaped to fit a call
+    had that shape before.
+    """
+    guesses: dict[fx.Node, Operand] = {}
+    for node in reversed(graph.nodes):
+        operator, arguments = names.get(node, ("", {}))
+        guess = guesses.get(node)
+        if operator == "reshape":
+            guess = guess or demands.get(node)
+        elif operator in _RESHAPING or operator in _RULES:
+            continue
+        for value in arguments.values():
+            if guess is not None and isinstance(value, fx.Node):
+                guesses.setdefault(value, guess)
+    return guesses
 
 
 def _literals(arguments: Arguments) -> Arguments:
     return {k: v for k, v in arguments.items() if not isinstance(v, fx.Node)}
+
+
+def observed(name: str, value: Any) -> Operand:
+    """What an observer may hold under a name where it now has this value."""
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+    return Operand(shape, _OBSERVED.get(name, "any"))
+
+
+def channel_axis(node: fx.Node, names: Names) -> int:
+    """The axis of the channels in a value for the layers that read it, from its end."""
+    ranks = _ranks(node, names)
+    return -1 - ranks[0] if ranks else -1
+
+
+def is_ambiguous(graph: fx.Graph, names: Names) -> bool:
+    """Whether convolutions of several ranks read one value: its channels then lie along
+    different axes, and hardly any value is right for all of them.
+    """
+    return any(len(set(_ranks(node, names))) > 1 for node in graph.nodes)
+
+
+def _ranks(node: fx.Node, names: Names) -> list[int]:
+    """The spatial ranks of the convolutions that read a value."""
+    operators = (names.get(reader, ("", {}))[0] for reader in node.users)
+    found = (re.fullmatch(r"conv(?:_transpose)?(\d)d", name) for name in operators)
+    return [int(match[1]) for match in found if match is not None]
 
 
 def elementwise(given: Arguments, sizes: Sizes) -> Operand:
@@ -295,6 +343,12 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "dequantize_per_tensor": _per_tensor(integers=True),
     "quantize_per_channel": _per_channel(integers=False),
     "dequantize_per_channel": _per_channel(integers=True),
+}
+
+_OBSERVED: Final[Mapping[str, Content]] = {
+    "min_val": "minimum",
+    "max_val": "maximum",
+    "alpha": "fraction",
 }
 
 _KEEPING: Final = frozenset(

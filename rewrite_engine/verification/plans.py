@@ -11,7 +11,7 @@ import torch
 
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.signatures import REQUIRED
-from rewrite_engine.verification.cases import Choice
+from rewrite_engine.verification.choices import Choice
 from rewrite_engine.verification.literals import literals_of
 from rewrite_engine.verification.operands import Sizes
 from rewrite_engine.verification.subject import Subject
@@ -39,15 +39,23 @@ def first_choices(subject: Subject, instance: Instance) -> Iterator[Choice]:
     typical = {
         name: values[0]
         for name, values in domains.items()
-        if values and not any(True for _ in subject.equations(name))
+        if values
+        and not isinstance(values[0], torch.dtype)
+        and not any(True for _ in subject.equations(name))
     }
     examples = sorted(subject.examples, key=lambda e: e.row != instance.row)
     for example in examples:
         shown = {k: v for k, v in example.literals.items() if k in domains}
-        yield Choice(example=example, literals={**typical, **shown})
+        for dtype in (torch.float64, torch.float32):
+            like = Choice(dtype, example=example, literals={**typical, **shown})
+            yield like
+            for other in _options(instance, like, "groups"):  # shapes tell of them
+                yield attrs.evolve(other, example=example)
     for dtype in (torch.float64, torch.float32, torch.int64):
         for rank in _RANKS:
             yield Choice(dtype=dtype, sizes=Sizes(rank=rank), literals=typical)
+    square = Sizes(batch=4, channels=4, outputs=4, spatial=4)
+    yield Choice(sizes=square, literals=typical)
     others = _combinations(typical, domains)
     for literals in islice(others, _MOST_COMBINATIONS):
         for rank in (4, 2):
@@ -83,6 +91,7 @@ def variations(subject: Subject, instance: Instance, base: Choice) -> list[Choic
         attrs.evolve(base, recorded=False),
         attrs.evolve(base, dynamic=True, example=None),
         attrs.evolve(base, state=False),
+        *(attrs.evolve(base, exposed=name) for name in instance.calls),
         *(attrs.evolve(base, spelling=i) for i in range(1, _SPELLINGS)),
     ]
 
@@ -118,12 +127,15 @@ def _mixed_types(instance: Instance, base: Choice) -> Iterator[Choice]:
             yield attrs.evolve(base, dtypes={str(node.target): dtype})
 
 
-def _options(instance: Instance, base: Choice) -> Iterator[Choice]:
+def _options(
+    instance: Instance, base: Choice, only: str | None = None
+) -> Iterator[Choice]:
     """Other values for the arguments that the left side leaves at their defaults."""
     for node, spelling in instance.spellings.items():
         given = spelling.signature.bind(node.args, node.kwargs) or {}
         for parameter in spelling.signature.parameters:
             absent = parameter.name not in given and parameter.default is not REQUIRED
+            absent = absent and only in (None, parameter.name)
             if not absent or parameter.type.startswith("Tensor"):
                 continue
             for value in literals_of(parameter):

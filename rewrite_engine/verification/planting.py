@@ -20,7 +20,9 @@ from rewrite_engine.equivalence import TOLERANCES
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.verification.cases import Case, Choice, Unsuitable, build_case
+from rewrite_engine.verification.building import build_case
+from rewrite_engine.verification.cases import Case
+from rewrite_engine.verification.choices import Choice, Unsuitable
 from rewrite_engine.verification.examples import with_examples
 from rewrite_engine.verification.plans import first_choices, spread
 from rewrite_engine.verification.samples import RANDOM
@@ -143,7 +145,10 @@ class Planter:
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Left sides in double precision on which the rule fires, one an instance."""
-        instances = spread(self._subject.compiled.instances(), _INSTANCES)
+        # Observers record what noise changes as well.
+        every = self._subject.compiled.instances()
+        functions = [each for each in every if each.calls_functions]
+        instances = spread(functions, _INSTANCES)
         with quiet():
             return tuple(case for each in instances for case in self._fitting(each))
 
@@ -287,9 +292,10 @@ class _Garden:
     def _input(self, node: fx.Node) -> fx.Node:
         made = self.graph.node_copy(node)
         made.meta.clear()
-        value = self.values[str(node.target)]
-        if value.dtype is torch.float64 and node.op == "placeholder":
-            self.known[made] = value
+        if node.op == "placeholder":
+            value = self.values[str(node.target)]
+            if value.dtype is torch.float64:
+                self.known[made] = value
         return made
 
     def _root(self) -> nn.Module:

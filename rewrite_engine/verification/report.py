@@ -25,8 +25,6 @@ class GuardCoverage:
 class RuleVerification:
     """One rule: how many of its instances ran, and what came of all trials.
 
-    Instances that call module classes are left out where functions are spelled, too.
-
     `trials` are applications of the rule; it fired in `fired` of them, and each of
     those was compared on several kinds of values. In `unsuitable` more the left side
     itself did not run. `programs` reproduce the counterexamples.
@@ -38,6 +36,13 @@ class RuleVerification:
     trials: int
     fired: int
     unsuitable: int
+    alternatives: int
+    """The ways in which the rule can match: operators of its family, alternatives,
+    options there or not, shorter and longer chains."""
+    alternatives_taken: int
+    """Those that were taken where it fired."""
+    compared: int
+    """Trials in which results were compared, and not only computed."""
     guards: tuple[GuardCoverage, ...]
     diagnostics: tuple[Diagnostic, ...]
     programs: tuple[str, ...] = ()
@@ -77,7 +82,15 @@ class Verification:
         return "\n".join(["\n".join(table), *found, *programs])
 
 
-COLUMNS = ("instances", "trials", "fired", "guards both ways", "result")
+COLUMNS = (
+    "instances",
+    "alternatives",
+    "trials",
+    "fired",
+    "compared",
+    "guards both ways",
+    "result",
+)
 
 
 def cells(rule: RuleVerification) -> Mapping[str, str]:
@@ -85,8 +98,10 @@ def cells(rule: RuleVerification) -> Mapping[str, str]:
     wrong = any(d.is_error for d in rule.diagnostics)
     values = (
         f"{rule.instances_run}/{rule.instances}",
+        f"{rule.alternatives_taken}/{rule.alternatives}",
         str(rule.trials),
         str(rule.fired),
+        str(rule.compared),
         f"{rule.both_ways}/{len(rule.guards)}",
         "WRONG" if wrong else "warnings" if rule.diagnostics else "ok",
     )

@@ -40,9 +40,23 @@ def sample(
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)
     if content in ("positive", "running variance"):
         return (normal.abs() + 0.25).to(dtype)
+    if content in ("minimum", "maximum"):
+        far = normal.abs() + 0.25
+        return (far if content == "maximum" else -far).to(dtype)
+    if content == "fraction":
+        return normal.sigmoid().to(dtype)
     if not dtype.is_floating_point and not dtype.is_complex:
         return _integers(kind, shape, dtype, generator)
-    return _MAKERS[kind](normal, generator).to(dtype)
+    made = _MAKERS[kind](normal, generator)
+    if kind == "wide" and dtype is torch.float16:
+        # One power of ten instead of three: products and quotients must not overflow.
+        made = made.sign() * made.abs() ** (1 / 3)
+    return made.to(dtype)
+
+
+def spaced(like: torch.Tensor) -> torch.Tensor:
+    """Evenly spaced numbers in the place of others."""
+    return torch.linspace(-2, 2, like.numel()).reshape(like.shape).to(like.dtype)
 
 
 def _integers(

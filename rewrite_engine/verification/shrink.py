@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 import attrs
 import torch
 
-from rewrite_engine.verification.cases import Unsuitable, build_case
+from rewrite_engine.verification.building import build_case
+from rewrite_engine.verification.choices import Unsuitable
 from rewrite_engine.verification.operands import Sizes
-from rewrite_engine.verification.samples import RANDOM
+from rewrite_engine.verification.samples import RANDOM, spaced
 from rewrite_engine.verification.subject import Subject
 from rewrite_engine.verification.trials import (
     Counterexample,
@@ -27,6 +28,8 @@ def shrunk(subject: Subject, found: Counterexample) -> Counterexample:
 
 
 def _smaller(subject: Subject, found: Counterexample) -> Counterexample:
+    if found.case.is_example:
+        return found
     instance, choice = found.case.instance, found.case.choice
     for sizes in _sizes(choice.sizes):
         try:
@@ -65,6 +68,7 @@ def _simpler(value: torch.Tensor) -> Iterator[torch.Tensor]:
     for number in (0, 1, 2):
         yield torch.full_like(value, number)
     if value.is_floating_point():
+        yield spaced(value)
         for digits in (0, 1):
             yield value.round(decimals=digits)
     if value.numel() <= _MOST_ELEMENTS:

@@ -1,4 +1,4 @@
-"""One call in another spelling of its operator."""
+"""Calls of a left side, and one call in another spelling of its operator."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.operators import Spelling
 from rewrite_engine.signatures import Signature
+from rewrite_engine.verification.operands import Names
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
@@ -59,3 +61,25 @@ def placed(signature: Signature, given: Mapping[str, Any]) -> Arguments:
 def _is_default(signature: Signature, name: str, value: Any) -> bool:
     parameter = signature.parameter(name)
     return parameter is not None and literals_equal(value, parameter.default)
+
+
+def computes(spelling: Spelling) -> bool:
+    """Whether it is a function, or a module that computes one."""
+    return spelling.form is None or bool(spelling.signature.functions)
+
+
+def operator_name(spelling: Spelling) -> str:
+    """`conv2d` of `aten.conv2d.padding`, `torch.conv2d`, `F.conv2d` and `nn.Conv2d`."""
+    signature = spelling.signature
+    if signature.functions:
+        return signature.functions[0].rpartition(".")[2]
+    parts = signature.path.strip(".").split(".")
+    return parts[1] if signature.kind == "overload" else parts[-1]
+
+
+def calls_of(instance: Instance) -> Names:
+    """The operator of each call of a left side, and its arguments by name."""
+    return {
+        node: (operator_name(s), s.signature.bind(node.args, node.kwargs) or {})
+        for node, s in instance.spellings.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -71,11 +72,16 @@ class Subject:
 
     def role(self, name: str) -> str | None:
         """`value`, `literal` or `others`; None for an operand the rule leaves open."""
-        for node in self.compiled.matcher_graph.find_nodes(op="placeholder"):
-            if node.target == name:
-                role: str = node.meta["role"]
-                return role
-        return None
+        return self._roles.get(name) or self._roles.get(self._of_link(name))
+
+    def _of_link(self, name: str) -> str:
+        """The name in a chain that an input such as `k_0` stands for in one link."""
+        return re.sub(r"_\d+$", "", name)
+
+    @cached_property
+    def _roles(self) -> Mapping[str, str]:
+        inputs = self.compiled.matcher_graph.find_nodes(op="placeholder")
+        return {str(node.target): node.meta["role"] for node in inputs}
 
     @property
     def reads_state(self) -> bool:
@@ -155,7 +161,8 @@ class Equation:
         product, factor = self.product(scope), self.factor(scope)
         if factor == 1:
             return product
-        if not factor or product % factor:
+        are_numbers = isinstance(product, int) and isinstance(factor, int)
+        if not are_numbers or not factor or product % factor:
             raise Unknown("no whole number")
         return product // factor
 

@@ -15,12 +15,15 @@ from rewrite_engine.errors import RewriteError
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import run as rewrite
 from rewrite_engine.verification.cases import Case
+from rewrite_engine.verification.rounding import quantizes, saturates, stepped
 from rewrite_engine.verification.samples import ADVERSARIAL, NAN, RANDOM, SPECIAL
 from rewrite_engine.verification.subject import Subject
 
 _SLACK = 8.0
 """How many times its own sensitivity an inexact result may be off by."""
 
+_NUDGES = 4
+"""How often inputs are changed to measure it: a relu jumps only where it is near 0."""
 
 _OTHER_BATCH = 7
 
@@ -49,6 +52,10 @@ class Outcome:
 
     fired: bool
     refusals: tuple[str, ...] = ()
+    compared: bool = False
+    """Whether values were compared."""
+    claimed: bool = True
+    """Whether the rule claims anything of the case."""
     counterexample: Counterexample | None = None
 
 
@@ -60,7 +67,7 @@ def try_case(
     By default these are all kinds that the rule must take.
     """
     kinds = kinds_for(subject) if kinds is None else kinds
-    pair = None
+    pair, compared = None, False
     for kind in kinds:
         # Values were recorded for another batch size, where it is dynamic.
         values = case.values(kind, seed, _OTHER_BATCH)
@@ -69,9 +76,10 @@ def try_case(
         if not isinstance(pair, Pair):
             return Outcome(False, pair)
         found = pair.counterexample(kind, values)
+        compared |= bool(pair.compared)
         if found is not None:
-            return Outcome(fired=True, counterexample=found)
-    return Outcome(fired=True)
+            return Outcome(fired=True, compared=True, counterexample=found)
+    return Outcome(fired=True, compared=compared, claimed=case.claimed)
 
 
 def kinds_for(subject: Subject) -> tuple[str, ...]:
@@ -94,10 +102,11 @@ def rewritten(
     if not result.report.matches:
         return tuple(refusal.reason for refusal in result.report.refusals)
     tolerance = _tolerance(subject.rule.tolerance, case)
+    held = case.held(values)
     written = {
-        name: tensor.detach().clone()
-        for name, tensor in after.state_dict().items()
-        if name in values and not torch.equal(tensor, values[name])
+        path: tensor.detach().clone()
+        for path, tensor in after.state_dict().items()
+        if path in held and not torch.equal(tensor, held[path])
     }
     return Pair(case, before, after, tolerance, subject.reads_state, written)
 
@@ -117,7 +126,8 @@ def _tolerance(claimed: float | None, case: Case) -> float:
 class Pair:
     """A graph before and after a rewrite, and how far they may differ.
 
-    `folded`: the right side was computed from state, which has no gradients any more.
+    `folded`: the right side was computed from state, which has no gradients any more;
+    inputs have, where the right side has any.
     `written`: the state that the rule replaced, as it is on the right side.
     """
 
@@ -127,21 +137,38 @@ class Pair:
     tolerance: float
     folded: bool
     written: Mapping[str, torch.Tensor]
+    compared: list[str] = attrs.field(factory=list)
+    """The kinds of values on which both were compared."""
 
     def counterexample(
         self, kind: str, values: Mapping[str, torch.Tensor]
     ) -> Counterexample | None:
         """The values, if outputs, gradients or what is written differ on them."""
         expected, gradients = self._expected(values)
-        if self.tolerance and not _is_fair(expected, kind):
+        if not self._is_held(expected, kind, values):
             return None
+        self.compared.append(kind)
         found = self._differences(values, expected, gradients)
         if not found:
             return None
         return Counterexample(self.case, kind, values, found, self.tolerance, gradients)
 
+    def _is_held(
+        self, expected: Run, kind: str, values: Mapping[str, torch.Tensor]
+    ) -> bool:
+        """Whether the rule must give these results."""
+        if not self.case.claimed or not self.tolerance:
+            return self.case.claimed
+        if kind == NAN and quantizes(self.before.graph):
+            return False  # no step is one for NaN
+        inputs = self.case.inputs(values)
+        beyond = saturates(self.before, inputs) or saturates(self.after, inputs)
+        return _is_fair(expected, kind) and not beyond
+
     def _expected(self, values: Mapping[str, torch.Tensor]) -> tuple[Run, bool]:
         """What the left side gives, and whether it has gradients."""
+        if quantizes(self.before.graph):  # steps have none
+            return self._run(self.before, values, gradients=False), False
         try:
             return self._run(self.before, values, gradients=True), True
         except RuntimeError:  # some operators have none
@@ -155,7 +182,8 @@ class Pair:
         gradients: bool,
         is_nudged: bool = False,
     ) -> Run:
-        given = {**values, **(self.written if module is self.after else {})}
+        held = self.case.held(values)
+        given = {**held, **(self.written if module is self.after else {})}
         for name, tensor in module.state_dict(keep_vars=True).items():
             tensor.grad = None
             if name in given:
@@ -168,9 +196,20 @@ class Pair:
             in_place=True,
             is_nudged=is_nudged,
         )
-        state = {n: v for n, v in done.state.items() if n not in self.written}
-        gradients_left = {} if self.folded else done.gradients
-        return attrs.evolve(done, gradients=gradients_left, state=state)
+        state = {n: v for n, v in done.state.items() if self._is_compared(n)}
+        left = {n: v for n, v in done.gradients.items() if self._has_gradient(n)}
+        return attrs.evolve(done, gradients=left, state=state)
+
+    def _has_gradient(self, name: str) -> bool:
+        return not self.folded or name.startswith("gradient of inputs")
+
+    def _is_compared(self, buffer: str) -> bool:
+        """Whether a buffer is meant to be as before: not if the rule wrote it, nor if
+        it is what an observer has seen, which is what the rule may change.
+        """
+        path = buffer.removeprefix("buffer ")
+        owner = self.case.modules.get(path.partition(".")[0])
+        return path not in self.written and not (owner and owner.watches)
 
     def _differences(
         self, values: Mapping[str, torch.Tensor], expected: Run, gradients: bool
@@ -178,14 +217,30 @@ class Pair:
         try:
             actual = self._run(self.after, values, gradients=gradients)
         except Exception as error:  # whatever operators raise
+            if gradients and self.folded:  # what was folded may have none
+                expected = self._run(self.before, values, gradients=False)
+                return self._differences(values, expected, gradients=False)
             first = str(error).partition("\n")[0]
             return (f"the right side raises {type(error).__name__}: {first}",)
         found = self._compare(expected, actual, {})
         if not found or not self.tolerance:
             return tuple(found)
-        nudged = {name: equivalence.nudged(v) for name, v in values.items()}
-        again = self._run(self.before, nudged, gradients=gradients, is_nudged=True)
-        return tuple(self._compare(expected, actual, _sensitivity(expected, again)))
+        slack = self._slack(values, expected, gradients=gradients)
+        return tuple(self._compare(expected, actual, slack))
+
+    def _slack(
+        self, values: Mapping[str, torch.Tensor], expected: Run, *, gradients: bool
+    ) -> dict[str, float]:
+        """What rounding alone may change: of inputs, and to steps of quantizers."""
+        slack: dict[str, float] = {}
+        for seed in range(_NUDGES):
+            moved = {k: equivalence.nudged(v, seed) for k, v in values.items()}
+            again = self._run(self.before, moved, gradients=gradients, is_nudged=True)
+            slack = _larger(slack, _sensitivity(expected, again, _SLACK))
+        for module in stepped(self.before):
+            again = self._run(module, values, gradients=gradients)
+            slack = _larger(slack, _sensitivity(expected, again, 1.0))
+        return slack
 
     def _compare(
         self, expected: Run, actual: Run, slack: Mapping[str, float]
@@ -212,7 +267,7 @@ def _is_fair(expected: Run, kind: str) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in everything)
 
 
-def _sensitivity(expected: Run, nudged: Run) -> dict[str, float]:
+def _sensitivity(expected: Run, nudged: Run, factor: float) -> dict[str, float]:
     """How much each value changes with the last digit of the inputs, times a factor.
 
     No formula can be held to more, since rounding alone changes as much.
@@ -221,8 +276,13 @@ def _sensitivity(expected: Run, nudged: Run) -> dict[str, float]:
     for part in ("outputs", "inputs", "state", "gradients"):
         old, new = getattr(expected, part), getattr(nudged, part)
         for name in old.keys() & new.keys():
-            slack[name] = _SLACK * _gap(old[name], new[name])
+            slack[name] = factor * _gap(old[name], new[name])
     return slack
+
+
+def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    names = one.keys() | other.keys()
+    return {name: max(one.get(name, 0.0), other.get(name, 0.0)) for name in names}
 
 
 def _gap(old: object, new: object) -> float:

@@ -21,7 +21,8 @@ from rewrite_engine.rewriting.run import run
 from rewrite_engine.rule_tests import example_of
 from rewrite_engine.tensor_types import UNKNOWN, attribute, recorded
 from rewrite_engine.value_text import Symbols, literal_text, type_text
-from rewrite_engine.verification.cases import Unsuitable, build_case
+from rewrite_engine.verification.building import build_case
+from rewrite_engine.verification.choices import Unsuitable
 from rewrite_engine.verification.examples import with_examples
 from rewrite_engine.verification.plans import first_choices
 from rewrite_engine.verification.samples import RANDOM

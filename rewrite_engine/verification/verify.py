@@ -14,17 +14,22 @@ import torch
 from rewrite_engine.dsl import checked
 from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.errors import Diagnostic, Note
+from rewrite_engine.lowering.concrete_left import Alternative
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.verification.cases import Choice, Unsuitable, build_case
-from rewrite_engine.verification.examples import with_examples
+from rewrite_engine.verification.building import build_case
+from rewrite_engine.verification.cases import Case
+from rewrite_engine.verification.choices import Choice, Unsuitable
+from rewrite_engine.verification.examples import example_cases, with_examples
 from rewrite_engine.verification.guards import GuardFindings, guard_coverage
 from rewrite_engine.verification.inputs import missing_inputs
+from rewrite_engine.verification.operands import is_ambiguous
 from rewrite_engine.verification.plans import first_choices, spread, variations
 from rewrite_engine.verification.programs import program_of
 from rewrite_engine.verification.report import RuleVerification, Verification
 from rewrite_engine.verification.samples import RANDOM
 from rewrite_engine.verification.shrink import shrunk
+from rewrite_engine.verification.spellings import calls_of
 from rewrite_engine.verification.subject import Subject
 from rewrite_engine.verification.trials import (
     Counterexample,
@@ -49,9 +54,9 @@ def verify(
     """Run every instance of every rule before and after the engine has rewritten it.
 
     Each instance runs on all kinds of values, in one set of types, shapes and literals;
-    then up to `trials` variations of them a rule are run as well. `most_instances` runs
-    that many instances of a rule, chosen from all over it. See `RuleVerification` for
-    what is counted.
+    then up to `trials` variations of them a rule are run as well, and each guard is
+    dropped in turn; with 0, neither is. `most_instances` runs that many instances of a
+    rule, chosen from all over it. See `RuleVerification` for what is counted.
     """
     if not isinstance(rules, RuleSet):
         raise TypeError(f"expected a RuleSet, got {type(rules).__name__}")
@@ -86,15 +91,20 @@ def _verify(
     rule: checked.Rule, rules: RuleSet, trials: int, most: int | None, seed: int
 ) -> RuleVerification:
     subject = with_examples(Subject.of(rule), rules.tests)
-    instances = subject.compiled.instances()
-    # What a module class computes is verified where the rule spells it as functions.
-    functions = [each for each in instances if each.calls_functions] or instances
-    session = _Session(subject, seed, spread(functions, most))
+    instances = subject.compiled.instances(None if most is None else 4 * most)
+    usual = [e for e in instances if not is_ambiguous(e.left, calls_of(e))]
+    usual = list(spread(usual, most))
+    session = _Session(subject, seed, rules.tests, usual)
     session.run(trials)
     wrong = [shrunk(subject, found) for found in session.wrong[:1]]
     # A rule that is wrong as it is, or never fires, needs no guard to be wrong.
     is_sound = session.run_instances and not wrong
-    guards = guard_coverage(subject, rules, seed) if is_sound else GuardFindings()
+    guards = (
+        guard_coverage(subject, instances, rules, seed, is_dropped=trials > 0)
+        if is_sound
+        else GuardFindings()
+    )
+    possible = {each for instance in usual for each in instance.taken}
     missing = [missing_inputs(subject, session.missing)] if session.missing else []
     return RuleVerification(
         rule.name,
@@ -103,6 +113,9 @@ def _verify(
         session.trials,
         session.fired,
         session.unsuitable,
+        sum(options for _, options in {(a.place, a.options) for a in possible}),
+        len(session.taken),
+        session.compared,
         guards.coverage,
         (*(_differing(rule, found) for found in wrong), *missing, *guards.diagnostics),
         tuple(program_of(found, rules, rule) for found in wrong),
@@ -122,10 +135,13 @@ class _Session:
 
     subject: Subject
     seed: int
+    tests: Sequence[checked.Test]
     instances: Sequence[Instance]
     run_instances: int = 0
     trials: int = 0
     fired: int = 0
+    compared: int = 0
+    taken: set[Alternative] = attrs.field(factory=set)
     unsuitable: int = 0
     wrong: list[Counterexample] = attrs.field(factory=list)
     missing: list[tuple[Instance, str]] = attrs.field(factory=list)
@@ -154,12 +170,26 @@ class _Session:
             if isinstance(outcome, str):
                 reason = outcome
                 continue
-            if outcome.fired:
-                self.run_instances += 1
+            if outcome.fired and (outcome.compared or not outcome.claimed):
+                self._count(instance)
                 return choice
             reason = "; ".join(outcome.refusals) or "the rule does not fire"
-        self.missing.append((instance, reason))
+            if outcome.fired:
+                reason = "results are never within the range of numbers"
+        if any(self._fires(case) for case in example_cases(self.tests, instance)):
+            self._count(instance)
+        else:
+            self.missing.append((instance, reason))
         return None
+
+    def _count(self, instance: Instance) -> None:
+        self.run_instances += 1
+        self.taken |= instance.taken
+
+    def _fires(self, example: Case) -> bool:
+        """Whether the rule fires in a test, where it needs what is around a match."""
+        claimed = self.subject.rule.when is None
+        return self._judged(attrs.evolve(example, claimed=claimed), None).fired
 
     def _share(
         self, index: int, share: int, instance: Instance, base: Choice
@@ -182,9 +212,13 @@ class _Session:
         except Unsuitable as reason:
             self.unsuitable += 1
             return str(reason)
+        return self._judged(case, kinds)
+
+    def _judged(self, case: Case, kinds: tuple[str, ...] | None) -> Outcome:
         self.trials += 1
         outcome = try_case(self.subject, case, self.seed, kinds)
         self.fired += outcome.fired
+        self.compared += outcome.compared
         if outcome.counterexample is not None:
             self.wrong.append(outcome.counterexample)
         return outcome

@@ -73,6 +73,8 @@ def _argument(name: str, known: dict[str, Any], axis: int) -> Any:
         return known[name]
     if name.startswith("z_"):
         return {"z_training": False, "z_momentum": 0.1, "z_eps": EPS}.get(name, False)
+    if name == "training":
+        return False
     if name.startswith("convert_element_type"):
         is_second = "_1_" in name or "_3_" in name
         return torch.float32 if is_second else torch.float64
@@ -119,8 +121,19 @@ def _arguments(instance: Instance, dtype: torch.dtype) -> dict[str, Any]:
     name, _ = _layer(instance)
     known = _tensors(instance, dtype)
     axis = 1 if "transpose" in name else 0
-    names = _placeholders(instance.matcher)
-    return {n: _argument(n, known, axis) for n in names}
+    nodes = instance.matcher.graph.find_nodes(op="placeholder")
+    return {n.target: _argument(_name(n), known, axis) for n in nodes}
+
+
+def _name(node: fx.Node) -> str:
+    """What the rule names for the pair of a bias, as if it were left open."""
+    name = str(node.target)
+    if not name.startswith("zero_quantized"):
+        return name
+    user = next(iter(node.users))
+    operator = user.target._schema.name.partition("::")[2]
+    parameter = user.target._schema.arguments[user.args.index(node)].name
+    return f"{operator}_1_{parameter}"
 
 
 def _with_groups(instance: Instance) -> None:
