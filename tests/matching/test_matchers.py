@@ -152,6 +152,50 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         1,
     ),
     (
+        "what a pattern does not mention may be given at its default",
+        rule("z = aten.conv1d.default(x, y)"),
+        lambda f, x, y, _: (
+            f(aten.conv1d.default, (x, y)),
+            f(aten.conv1d.default, (x, y, None, [1], [0])),
+            f(aten.conv1d.default, (x, y, None, 1)),
+            f(aten.conv1d.default, (x, y, None, [2])),
+            f(aten.conv1d.default, (x, y, None, [1], [0], [1], 2)),
+            f(aten.conv1d.default, (x, y, y)),
+        ),
+        3,
+    ),
+    (
+        "an operand that is a call may be absent",
+        rule("z = linear(x, y, sin(b)?)"),
+        lambda f, x, y, _: (
+            f(aten.linear.default, (x, y)),
+            f(aten.linear.default, (x, y, None)),
+            f(aten.linear.default, (x, y, _sin(f, x))),
+            f(aten.linear.default, (x, y, x)),
+        ),
+        3,
+    ),
+    (
+        "the items before and after the others are not among them",
+        rule("z = cat([x, *others, x, y])"),
+        lambda f, x, y, _: (
+            f(aten.cat.default, ([x, x, y],)),
+            f(aten.cat.default, ([x, y, y, x, y],)),
+            f(aten.cat.default, ([x, y],)),
+            f(aten.cat.default, ([x, y, y],)),
+        ),
+        2,
+    ),
+    (
+        "a guard on the constants of a family's row",
+        loads(
+            "family Unary(op, $q) = (relu, 1) | (neg, 2) "
+            "rule r for (op, $q) in Unary { y = op(x) where $q == 2 => y' = sin(x) }"
+        ),
+        lambda f, x, y, _: (_relu(f, x), f(aten.neg.default, (x,))),
+        1,
+    ),
+    (
         "what a pattern uses twice is one value, even where that may be any",
         rule("z = neg(doubled(_))", "z' = torch.ones([2])", DOUBLED),
         lambda f, x, y, _: (
