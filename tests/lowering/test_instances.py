@@ -116,3 +116,28 @@ def test_a_right_side_that_types_decide_is_not_compared() -> None:
         "rule r { y = relu(x) where x: f32[2, 3]"
         " => y' = neg(x) if rank(x) == 2 else x }"
     )
+
+
+@pytest.mark.parametrize(
+    ("left", "count"),
+    [
+        ("y = linear(x, w, b?)  z = linear(y, v, b?)", 2),
+        ("y = linear(x, w, b?)  z = add(y, b)", 2),
+        ("z = linear(x, w, b?) where b", 1),
+        ("z = linear(x, w, b?) where not b", 1),
+        ("z = sub(linear(x, w, b?), sin(b) | x)", 2),
+        ("z = sub(sin(b) | x, linear(x, w, b?))", 2),
+        ("z = sub(add?(x, b), linear(x, w, b?))", 2),
+        ("z = sub(linear(x, w, b?), add?(x, b))", 2),
+        ("z = linear(x, w, b?) where x: [$n, _], b", 1),
+    ],
+)
+def test_what_is_absent_is_absent_everywhere(left: str, count: int) -> None:
+    rules = loads(f"rule r {{ {left} => z' = neg(x) }}")
+    assert len(list(rules["r"].instances())) == count
+
+
+def test_an_operator_of_a_pattern_does_not_run() -> None:
+    rule = loads("rule r { y = relu(x) => y' = neg(x) }")["r"]
+    with pytest.raises(TypeError, match=r"run one of the rule's instances"):
+        rule.matcher(torch.ones(1))
