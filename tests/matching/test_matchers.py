@@ -224,6 +224,15 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         1,
     ),
     (
+        "a literal that is named twice is equal, not the same object",
+        rule("z = mul(mul(x, $k), $k)"),
+        lambda f, x, y, _: (
+            _scaled_twice(f, x, 2, 2.0),
+            _scaled_twice(f, x, 2, 3.0),
+        ),
+        1,
+    ),
+    (
         "two names may be one node",
         rule("z = sub(x, y)", "z' = sub(y, x)"),
         lambda f, x, y, _: f(aten.sub.Tensor, (x, x)),
