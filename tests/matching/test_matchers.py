@@ -224,6 +224,19 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         1,
     ),
     (
+        "all calls of a family's operator are of one row",
+        loads(
+            "family Unary(op) = relu | sin "
+            "rule r for (op) in Unary { y = op(op(x)) => y' = neg(x) }"
+        ),
+        lambda f, x, y, _: (
+            _relu(f, _sin(f, x)),
+            _sin(f, _relu(f, x)),
+            _sin(f, _sin(f, y)),
+        ),
+        1,
+    ),
+    (
         "a literal that is named twice is equal, not the same object",
         rule("z = mul(mul(x, $k), $k)"),
         lambda f, x, y, _: (
