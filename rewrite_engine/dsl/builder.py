@@ -119,7 +119,9 @@ class Builder(ExpressionBuilder):
     # --- rules ---
 
     def rule_def(self, span: Span, name: Word, *parts: Any) -> nodes.RuleDef:
-        *modifiers, left, right = parts
+        *modifiers, claim, left, right = parts
+        if claim is not None:
+            modifiers.append(claim)
         return nodes.RuleDef(
             self._word(name),
             left,
@@ -158,15 +160,16 @@ class Builder(ExpressionBuilder):
     def benefit(self, span: Span, number: Word) -> _Modifier:
         return _Modifier("benefit", "benefit", self._count(number), span)
 
-    def exact(self, span: Span, when: Expr | None) -> _Modifier:
-        precision = nodes.Precision(0.0, when, span=span)
-        return _Modifier("precision", "exact", precision, span)
+    def exact(self, span: Span) -> _Modifier:
+        return _Modifier("precision", "exact", nodes.Precision(0.0, span=span), span)
 
-    def inexact(
-        self, span: Span, tolerance: Constant | None, when: Expr | None
-    ) -> _Modifier:
-        precision = nodes.Precision(_tolerance(tolerance), when, span=span)
+    def inexact(self, span: Span, tolerance: Constant | None) -> _Modifier:
+        precision = nodes.Precision(_tolerance(tolerance), span=span)
         return _Modifier("precision", "inexact", precision, span)
+
+    def claim(self, span: Span, precision: _Modifier, when: Expr) -> _Modifier:
+        value = attrs.evolve(precision.value, when=when, span=span)
+        return attrs.evolve(precision, value=value, span=span)
 
     def left(
         self, span: Span, *statements: nodes.LeftStatement
