@@ -42,7 +42,11 @@ def run_tests(rules: RuleSet) -> tuple[TestOutcome, ...]:
 
 def run_test(test: Test, rules: RuleSet) -> TestOutcome:
     """Build the test's graph, apply the rules, and check every expectation."""
-    before, inputs = example_of(test)
+    try:
+        before, inputs = example_of(test)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return TestOutcome(test.title, False, f"its graph does not run: {reason}")
     after = copy.deepcopy(before)
     result = rules.apply(after)
     faults = list(_faults(test, result, before, inputs))
@@ -101,7 +105,20 @@ def _faults(
                 yield from _refusal_faults(result, rule, reason)
             case nodes.ExpectEqual(tolerance):
                 after = result.graph_module
-                yield from _value_faults(before, after, inputs, tolerance or 0.0)
+                fired = _unexpected(test, result)
+                for fault in _value_faults(before, after, inputs, tolerance or 0.0):
+                    yield f"{fault}{fired}"
+
+
+def _unexpected(test: Test, result: Result) -> str:
+    """The rules that fired and of which the test expects nothing."""
+    named = {e.rule for e in test.expect if isinstance(e, nodes.ExpectCount)}
+    fired = [
+        f"{rule.name} * {rule.matches}"
+        for rule in result.report.rules
+        if rule.matches and rule.name not in named
+    ]
+    return f" (also fired: {', '.join(fired)})" if fired else ""
 
 
 def _count_faults(result: Result, rule: str, count: int) -> Iterator[str]:

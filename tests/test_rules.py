@@ -82,6 +82,41 @@ def test_a_failing_test_says_what_happened() -> None:
     assert "refused with 'no reason'" in outcome.message
 
 
+def test_a_failing_test_names_the_other_rules_that_fired() -> None:
+    from rewrite_engine import loads
+
+    rules = loads(
+        """
+        rule right { z = relu(relu(x)) => z' = relu(x) }
+        rule wrong once { z = neg(x) => z' = sigmoid(x) }
+        test "both" {
+          given (x: f32[4]) { return neg(relu(relu(x))) }
+          expect right * 1, equal
+        }
+        """
+    )
+    (outcome,) = run_tests(rules)
+    assert outcome.message.endswith("(also fired: wrong * 1)")
+
+
+def test_a_test_whose_graph_does_not_run_fails_alone() -> None:
+    from rewrite_engine import loads
+
+    rules = loads(
+        """
+        rule r { z = relu(relu(x)) => z' = relu(x) }
+        test "impossible" {
+          given (x: f32[4, 3], y: f32[5]) { return relu(relu(x)) + y }
+          expect r * 1
+        }
+        test "possible" { given (x: f32[4]) { return relu(relu(x)) } expect r * 1 }
+        """
+    )
+    impossible, possible = run_tests(rules)
+    assert impossible.message.startswith("its graph does not run: ")
+    assert possible.passed
+
+
 @pytest.mark.parametrize("path", LIBRARIES, ids=lambda path: path.stem)
 def test_every_rule_has_documentation(path: Path) -> None:
     assert [rule.name for rule in load(path) if not rule.doc] == []

@@ -101,7 +101,7 @@ def rewritten(
         return (str(error),)
     if not result.report.matches:
         return tuple(refusal.reason for refusal in result.report.refusals)
-    tolerance = _tolerance(subject.rule.tolerance, case)
+    tolerance = tolerance_of(subject.rule.tolerance, case)
     held = case.held(values)
     written = {
         path: tensor.detach().clone()
@@ -111,7 +111,7 @@ def rewritten(
     return Pair(case, before, after, tolerance, subject.reads_state, written)
 
 
-def _tolerance(claimed: float | None, case: Case) -> float:
+def tolerance_of(claimed: float | None, case: Case) -> float:
     """What a rule's tolerance is for a case: never finer than its coarsest dtype."""
     if claimed == 0:
         return 0.0
