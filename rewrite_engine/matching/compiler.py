@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -264,12 +264,13 @@ class RuleCompiler:
         return [(inner, chain.current)]
 
     def _bind(self, pattern: fx.Node, register: int, block: Block) -> None:
-        instruction = {
+        binds: Mapping[str, Callable[[int, int], code.Instruction]] = {
             "value": code.BindValue,
             "literal": code.BindLiteral,
             "others": code.BindList,
-        }[pattern.meta["role"]]
-        block.append(instruction(register, self.slots[pattern]))
+        }
+        bind = binds[pattern.meta["role"]]
+        block.append(bind(register, self.slots[pattern]))
         self._matched(pattern)
 
     def _matched(self, pattern: fx.Node) -> None:

@@ -7,6 +7,7 @@ others stand, a run ends and a `step` is made.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -24,22 +25,22 @@ from rewrite_engine.matching.run_code import RunCode, tuple_of
 
 
 @attrs.define(eq=False, slots=False)
-class Instruction:
+class Instruction(ABC):
     """Has one successor, set when its block is linked."""
 
     next: Any = attrs.field(default=None, init=False, repr=False)
 
+    @abstractmethod
     def emit(self, code: RunCode) -> Instruction | None:
         """Add the source; the instruction that follows in this run, if one does."""
-        raise NotImplementedError
 
     @property
     def code(self) -> RunCode:
         """The source of the run that starts here."""
-        code, instruction = RunCode(), self
+        code = RunCode()
+        instruction: Instruction | None = self
         while instruction is not None:
-            following = instruction.emit(code)
-            instruction = following  # type: ignore[assignment]
+            instruction = instruction.emit(code)
         return code
 
     @cached_property
@@ -52,9 +53,9 @@ class Instruction:
 class Stepped(Instruction):
     """One that is rare, or whose successor is found out by running it."""
 
+    @abstractmethod
     def step(self, registers: Registers, machine: Machine) -> Step | None:
         """Do the work; the next step, or None if this path fails."""
-        raise NotImplementedError
 
     @cached_property
     def function(self) -> Callable[[Registers, Machine], Step | None]:
@@ -125,13 +126,13 @@ class _Bind(Instruction):
             code.put(self.slot, bound)
         return self.next
 
+    @abstractmethod
     def fits(self, value: str) -> str:
         """Whether a value may be bound, as source."""
-        raise NotImplementedError
 
+    @abstractmethod
     def differs(self, bound: str, value: str) -> str:
         """Whether a value is not the one that is bound, as source."""
-        raise NotImplementedError
 
 
 @attrs.define(eq=False, slots=False)

@@ -38,7 +38,7 @@ from rewrite_engine.rewriting.outlines import (
 )
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
-from rewrite_engine.rewriting.twins import Twin
+from rewrite_engine.rewriting.twins import Index, Twin
 from rewrite_engine.rewriting.values import Derivation, ValueTypes
 
 
@@ -169,10 +169,6 @@ class _Memory:
         self.reaches[rule] = dict.fromkeys(reaches)
 
 
-class _Operand(int):
-    """The index of a node: those of the outline, then the created ones."""
-
-
 class _Operands(tuple[Any, ...]):
     """A list that holds nodes."""
 
@@ -295,7 +291,7 @@ def _constant(step: _Storing, constants: list[torch.Tensor]) -> Constant:
 
 def _filled(value: Any, nodes: Sequence[Any]) -> Any:
     kind = type(value)
-    if kind is _Operand:
+    if kind is Index:
         return nodes[value]
     if kind is _Operands:
         return [_filled(item, nodes) for item in value]
@@ -386,7 +382,7 @@ class _Recorder:
 
     def _template(self, value: Any) -> Any:
         if isinstance(value, (fx.Node, Constant)):
-            return _Operand(self._index(value))
+            return Index(self._index(value))
         if type(value) in (list, immutable_list):
             items = _Operands(map(self._template, value))
             return items if any(map(_is_operand, items)) else value
@@ -396,7 +392,7 @@ class _Recorder:
 
 
 def _is_operand(template: Any) -> bool:
-    return isinstance(template, (_Operand, _Operands))
+    return isinstance(template, (Index, _Operands))
 
 
 def _indices(values: list[Any]) -> dict[Any, int]:

@@ -16,8 +16,8 @@ from rewrite_engine.matching.match import CapturedCalls, Match
 from rewrite_engine.rewriting.outlines import LITERALS, Outline, Unrepeatable
 
 
-class _Node(int):
-    """The index of a node."""
+class Index(int):
+    """Stands for a node: those of an outline are counted first, then created ones."""
 
 
 @attrs.frozen(eq=False)
@@ -55,7 +55,7 @@ class Twin:
 
 def _indexed(value: Any, indices: Mapping[fx.Node, int]) -> Any:
     if isinstance(value, fx.Node):
-        return _Node(indices[value])
+        return Index(indices[value])
     if isinstance(value, CapturedCalls):
         parts = (value.root, value.hole, value.calls)
         return CapturedCalls(*(_indexed(part, indices) for part in parts))
@@ -68,7 +68,7 @@ def _indexed(value: Any, indices: Mapping[fx.Node, int]) -> Any:
 
 def _found(value: Any, nodes: list[fx.Node]) -> Any:
     kind = type(value)
-    if kind is _Node:
+    if kind is Index:
         return nodes[value]
     if kind is CapturedCalls:
         parts = (value.root, value.hole, value.calls)
