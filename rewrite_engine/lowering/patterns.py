@@ -279,10 +279,11 @@ def _ways_of(option: fx.Node) -> tuple[Way, ...]:
         call = option.args[0]
         skipped = optional_below([*call.args[1:], *call.kwargs.values()])
         return Way(call, ()), Way(call.args[0], tuple(skipped))
-    everything = optional_below(list(option.args))
+    of_parts = [optional_below(part) for part in option.args]
+    everything = dict.fromkeys(name for names in of_parts for name in names)
     return tuple(
-        Way(part, tuple(n for n in everything if n not in optional_below(part)))
-        for part in option.args
+        Way(part, tuple(name for name in everything if name not in names))
+        for part, names in zip(option.args, of_parts, strict=True)
     )
 
 
