@@ -32,6 +32,7 @@ _PLACE: Final = (
 )
 _PLACES: Final = frozenset(_PLACE)
 _LONGEST_HISTORY: Final = 64
+_REPLACED: Final = (NodeSourceAction.REPLACE, NodeSourceAction.CREATE)
 # Types of values that nodes may share.
 _SHARED: Final = frozenset({str, int, float, bool, tuple, type(None)})
 
@@ -49,9 +50,7 @@ def provenance(
     if not replaced:
         return [NodeSource(None, pass_name, NodeSourceAction.CREATE)]
     seen: set[int] = set()
-    action = [NodeSourceAction.REPLACE, NodeSourceAction.CREATE]
-    common = vars(NodeSource(None, pass_name, action))
-    return [_source(node, common, seen) for node in replaced]
+    return [_source(node, pass_name, seen) for node in replaced]
 
 
 def inherit(new: fx.Node, old: fx.Node) -> None:
@@ -92,13 +91,13 @@ def copy_keys(target: fx.Node, source: fx.Node, keys: Iterable[str]) -> None:
             target.meta[key] = _own(source.meta[key])
 
 
-def _source(node: fx.Node, common: dict[str, Any], seen: set[int]) -> NodeSource:
+def _source(node: fx.Node, pass_name: str, seen: set[int]) -> NodeSource:
     # `NodeSource(node)` would copy the history deeply, at ten times the cost.
-    source = NodeSource.__new__(NodeSource)
-    vars(source).update(common)
+    source = NodeSource(None, pass_name, [*_REPLACED])
     info = NodeSource.NodeInfo(node.name, _target_name(node), id(node.graph))
     source.node_info = info
-    source.from_node = _history(node, seen)
+    if "from_node" in node.meta:
+        source.from_node = _history(node, seen)
     return source
 
 
@@ -121,7 +120,7 @@ def _history(node: fx.Node, seen: set[int]) -> list[NodeSource]:
 
     Rewriting what was rewritten would otherwise double the history every time.
     """
-    entries = [s for s in node.meta.get("from_node", ()) if id(s) not in seen]
+    entries = [s for s in node.meta["from_node"] if id(s) not in seen]
     seen.update(map(id, entries))
     return entries if _fits(entries) else []
 
