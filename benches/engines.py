@@ -6,6 +6,7 @@ code is generated only where that is part of what is timed. Our safety checks ar
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from unittest import mock
@@ -74,7 +75,33 @@ def we_edit(workload: Workload) -> Work:
 
 
 def inductor_edits(workload: Workload) -> Work:
+    """Inductor's pass with a function written by hand for each rule."""
     return _inductor_pass(workload.rewrites, lambda match: True)
+
+
+def inductor_replaces(workload: Workload) -> Work:
+    """Inductor's pass with a graph for each rule, as `register_replacement` leaves it:
+    like ours, it states what a match becomes, and not how.
+    """
+    matcher = inductor.PatternMatcherPass()
+    for each in workload.rewrites:
+        _replacement_entry(each).register(matcher)
+    return lambda gm: matcher.apply(gm.graph)
+
+
+def _replacement_entry(rewrite: Rewrite) -> inductor.ReplacementPatternEntry:
+    graph = fx.symbolic_trace(rewrite.replacement)
+    names = list(inspect.signature(rewrite.replacement).parameters)
+
+    def check(match: inductor.Match) -> bool:
+        match.replacement_graph = graph
+        return True
+
+    return inductor.ReplacementPatternEntry(
+        pattern=rewrite.inductor_pattern(),
+        extra_check=check,
+        normalize_args=lambda **bound: [bound[name] for name in names],
+    )
 
 
 def fx_edits(workload: Workload) -> Work:
@@ -96,14 +123,19 @@ def we_rewrite(workload: Workload) -> Work:
     return lambda gm: engine.apply(gm, rules)
 
 
-def inductor_rewrites(workload: Workload) -> Work:
-    edit = inductor_edits(workload)
+def with_code(edits: Callable[[Workload], Work]) -> Callable[[Workload], Work]:
+    """An engine that edits graphs, and then generates their code once."""
 
-    def rewrite(gm: fx.GraphModule) -> None:
-        edit(gm)
-        gm.recompile()
+    def rewrites(workload: Workload) -> Work:
+        edit = edits(workload)
 
-    return rewrite
+        def rewrite(gm: fx.GraphModule) -> None:
+            edit(gm)
+            gm.recompile()
+
+        return rewrite
+
+    return rewrites
 
 
 def fx_rewrites(workload: Workload) -> Work:
@@ -157,11 +189,13 @@ def record_values(gm: fx.GraphModule) -> None:
 _EDITORS: dict[str, Any] = {
     "ours": we_edit,
     "inductor": inductor_edits,
+    "inductor's graphs": inductor_replaces,
     "torch.fx": fx_edits,
 }
 _REWRITERS: dict[str, Any] = {
     "ours": we_rewrite,
-    "inductor": inductor_rewrites,
+    "inductor": with_code(inductor_edits),
+    "inductor's graphs": with_code(inductor_replaces),
     "torch.fx": fx_rewrites,
 }
 MATCH = Stage(

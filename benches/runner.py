@@ -17,7 +17,7 @@ from benches.engines import Stage, Work, walk
 from benches.workloads import Workload
 
 _LARGE = 20_000
-PEERS = ("inductor", "torch.fx")
+PEERS = ("inductor", "inductor's graphs", "torch.fx")
 
 Plan = tuple[Stage, Workload, int]
 """What is timed on graphs of which size."""
