@@ -171,13 +171,7 @@ class ConcreteLeft:
         for node in way.absent:
             if self.values.setdefault(node, None) is not None:
                 raise Contradiction
-        return None if way.pattern is None else self._present(way.pattern)
-
-    def _present(self, pattern: Any) -> Any:
-        value = self.value(pattern)
-        if value is None and isinstance(pattern, fx.Node):
-            raise Contradiction
-        return value
+        return None if way.pattern is None else self.value(way.pattern)
 
     def _call(self, pattern: fx.Node) -> fx.Node:
         operator: OperatorPattern = pattern.target
@@ -275,9 +269,3 @@ class ChoiceScope:
         if name in self.literals and (value is None or isinstance(value, fx.Node)):
             raise Unknown(name)
         return value
-
-    def bind(self, name: str, value: Any) -> None:
-        raise Unknown(name)
-
-    def matches(self, node: fx.Node, pattern: object) -> bool:
-        raise Unknown("no graph")

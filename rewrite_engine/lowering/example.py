@@ -48,14 +48,14 @@ class _ExampleBuilder:
                 return compile_expr(expr)(self)
             case checked.MakeList(items):
                 return [self.value(item) for item in items]
-            case checked.Build(operator, arguments):
-                assert isinstance(operator, checked.Operator)
-                keyed = {a.key: self.value(a.value) for a in arguments}
-                positions = sorted(k for k in keyed if isinstance(k, int))
-                args = tuple(keyed[key] for key in positions)
-                kwargs = {k: v for k, v in keyed.items() if isinstance(k, str)}
-                spelling = operator_pattern(operator).spelling_for(0, args, kwargs)
-                return self.graph.create_node(
-                    spelling.op, spelling.target, args, kwargs
-                )
-        raise AssertionError(f"the resolver let {value!r} into a test")
+        assert isinstance(value, checked.Build), f"the resolver let {value!r} through"
+        return self._call(value)
+
+    def _call(self, build: checked.Build) -> fx.Node:
+        assert isinstance(build.operator, checked.Operator), "a test has no family"
+        keyed = {a.key: self.value(a.value) for a in build.arguments}
+        positions = sorted(k for k in keyed if isinstance(k, int))
+        args = tuple(keyed[key] for key in positions)
+        kwargs = {k: v for k, v in keyed.items() if isinstance(k, str)}
+        spelling = operator_pattern(build.operator).spelling_for(0, args, kwargs)
+        return self.graph.create_node(spelling.op, spelling.target, args, kwargs)

@@ -169,9 +169,8 @@ def _compile(expr: nodes.Expr, patterns: Mapping[Any, Any]) -> Evaluate:
             return compile_type_test(id, type)
         case nodes.IsConst(id):
             return lambda scope: scope.facts.constant(node_of(scope, id)) is not None
-        case nodes.Matches():
-            return _compile_match(expr, patterns[expr.span])
-    raise AssertionError(f"the resolver let {expr!r} through")
+    assert isinstance(expr, nodes.Matches), f"the resolver let {expr!r} through"
+    return _compile_match(expr, patterns[expr.span])
 
 
 def _compile_match(expr: nodes.Matches, pattern: Any) -> Evaluate:

@@ -84,8 +84,7 @@ def _fault(
             others = _inputs(instance.replacement, types, sizes)
         except Unknown:
             return None  # the types in a graph decide what is built
-        if others is None:
-            return None
+        assert others is not None, "both sides have the same inputs, and sizes"
         left = _results(instance.matcher, inputs)
         right = _results(instance.replacement, others)
     if left is None or left == right:

@@ -54,13 +54,12 @@ def _dim_fits(scope: Scope, dim: nodes.Expr, size: Any) -> bool:
             return True
         case nodes.Constant(value):
             return _is_static(size) and literals_equal(size, value)
-        case nodes.LiteralName(id):
-            known = scope.value(id)
-            if known is None:
-                scope.bind(id, size)
-                return True
-            return _sizes_equal(known, size)
-    raise AssertionError(f"no dimension: {dim!r}")
+    assert isinstance(dim, nodes.LiteralName), f"the resolver let {dim!r} through"
+    known = scope.value(dim.id)
+    if known is None:
+        scope.bind(dim.id, size)
+        return True
+    return _sizes_equal(known, size)
 
 
 def _is_static(size: Any) -> bool:

@@ -28,8 +28,7 @@ class Branch:
         for test in sketch:
             tests = branch.tests.setdefault((test.position, type(test)), {})
             branch = tests.setdefault(test, Branch())
-        if rule not in branch.rules:
-            branch.rules.append(rule)
+        branch.rules.append(rule)
 
     def rules_below(self) -> tuple[int, ...]:
         """Every rule that some way from here leads to."""

@@ -370,9 +370,7 @@ class RuleCompiler:
         return GuardPattern(link(block, None), register, compiler.size)
 
     def _climb(self, root: fx.Node, block: Block) -> int:
-        found = shared_node(root, self.definite)
-        assert found is not None, "the resolver refuses roots that share no node"
-        shared, depth = found
+        shared, depth = shared_node(root, self.definite)
         register = self._register()
         block.append(code.Climb(self.slots[shared], depth, register))
         return register

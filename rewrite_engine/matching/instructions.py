@@ -194,16 +194,10 @@ class Equal(Instruction):
     literal: Any
 
     def emit(self, code: RunCode) -> Instruction | None:
-        value, literal = (
-            code.value(self.source),
-            code.constant(self.literal, repr(self.literal)),
-        )
-        if literals_equal(self.literal, self.literal):  # not so for NaN
-            code.line(f"if {value} is not {literal}:")
-            code.line(f"    if not literals_equal({literal}, {value}):")
-            code.line("        return None")
-        else:
-            code.fail_if(f"not literals_equal({literal}, {value})")
+        value = code.value(self.source)
+        literal = code.constant(self.literal, repr(self.literal))  # no rule says NaN
+        different = f"{value} is not {literal} and not literals_equal"
+        code.fail_if(f"{different}({literal}, {value})")
         return self.next
 
 

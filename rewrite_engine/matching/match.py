@@ -59,7 +59,7 @@ class Match:
 
 @attrs.frozen(eq=False)
 class MatchScope:
-    """The names of a match, for guards and literal expressions of its rule."""
+    """The names of a match, for literals and conditions of its right side."""
 
     facts: GraphFacts
     names: dict[str, Any]
@@ -67,9 +67,3 @@ class MatchScope:
     def value(self, name: str) -> Any:
         value = self.names.get(name)
         return value.root if isinstance(value, CapturedCalls) else value
-
-    def bind(self, name: str, value: Any) -> None:
-        self.names[name] = value
-
-    def matches(self, node: fx.Node, pattern: object) -> bool:
-        raise AssertionError("structural guards are decided while matching")

@@ -172,10 +172,9 @@ class _Emitter:
             self._hit(branch.rules)
         indent = self.indent
         for (position, kind), tests in branch.tests.items():
-            if position not in known:
-                self._load(position, tests)
+            self._load(position, tests)
             self._find_key(_value(position), kind, tests)
-            self._go_on(tests, (*dict.fromkeys((*known, position)),))
+            self._go_on(tests, (*known, position))
             self.indent = indent
 
     def _hit(self, rules: Iterable[int]) -> None:

@@ -22,12 +22,7 @@ from rewrite_engine.matching.generated import ARGUMENTS, KEYWORDS
 from rewrite_engine.matching.structure import defaults, orders
 
 
-class _Unbound:
-    def __repr__(self) -> str:
-        return "UNBOUND"
-
-
-UNBOUND: Any = _Unbound()
+UNBOUND: Any = object()
 """A register that no instruction of this path has written."""
 
 _REMEMBERED: Final = 4096

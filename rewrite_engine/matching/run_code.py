@@ -71,8 +71,6 @@ class RunCode:
     def value(self, register: int) -> str:
         """What a register holds, `UNBOUND` included."""
         if register not in self._at_hand:
-            if self.is_unbound(register):
-                return "UNBOUND"
             self._at_hand[register] = f"v{register}"
             self.line(f"v{register} = r[{register}]")
         return self._at_hand[register]

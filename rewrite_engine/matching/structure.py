@@ -77,16 +77,14 @@ def orders(
             yield dict(zip(names, order, strict=True))
 
 
-def shared_node(root: fx.Node, known: set[fx.Node]) -> tuple[fx.Node, int] | None:
+def shared_node(root: fx.Node, known: set[fx.Node]) -> tuple[fx.Node, int]:
     """The nearest matched node that is always under `root`, and how far below."""
     level, depth = [root], 0
-    while level:
-        for node in level:
-            if node in known:
-                return node, depth
+    while not (shared := [node for node in level if node in known]):
         below = [operand for node in level for operand in _mandatory(node)]
         level, depth = list(dict.fromkeys(below)), depth + 1
-    return None
+        assert level, "the resolver refuses roots that share no node"
+    return shared[0], depth
 
 
 def _mandatory(pattern: fx.Node) -> Iterator[fx.Node]:

@@ -28,11 +28,9 @@ class Worklist:
         self._added: list[fx.Node] = []
 
     def __iter__(self) -> Iterator[tuple[fx.Node, list[RuleProgram]]]:
-        while self._first or self._added:
+        while self._rules:
             node = self._next()
-            numbers = self._rules.pop(node, None)
-            if numbers is not None:
-                yield node, self._program.rules_of(numbers)
+            yield node, self._program.rules_of(self._rules.pop(node))
 
     def _next(self) -> fx.Node:
         if not self._added or (self._first and self._first[-1] < self._added[0]):

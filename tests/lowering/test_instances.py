@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rewrite_engine import load, loads
+from rewrite_engine import load, loads, torch_ops
 from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.instances import Instance
 
@@ -135,6 +135,95 @@ def test_a_right_side_that_types_decide_is_not_compared() -> None:
 def test_what_is_absent_is_absent_everywhere(left: str, count: int) -> None:
     rules = loads(f"rule r {{ {left} => z' = neg(x) }}")
     assert len(list(rules["r"].instances())) == count
+
+
+RIGHT_SIDES = {
+    "a captured call on another operand": (
+        "z = add(N@sin(a), b) => z' = add(b, N(b))",
+        [("add(sin(a), b)", "add(b, sin(b))")],
+    ),
+    "with its other operands": (
+        "z = add(N@mul(a, $k), b) => z' = add(b, N(b))",
+        [("add(mul(a, k), b)", "add(b, mul(b, k))")],
+    ),
+    "one of the calls that a capture may be": (
+        "z = add(N@(sin(a) | cos(a)), b) => z' = add(b, N(b))",
+        [
+            ("add(sin(a), b)", "add(b, sin(b))"),
+            ("add(cos(a), b)", "add(b, cos(b))"),
+        ],
+    ),
+    "an optional call that is captured": (
+        "z = add(N@sin?(a), b) => z' = add(b, N(b))",
+        [("add(sin(a), b)", "add(b, sin(b))"), ("add(a, b)", "add(b, b)")],
+    ),
+    "lists": (
+        "z = cat([x, *others, y]) => z' = cat([y, x, *others])",
+        [("cat([x, others, y])", "cat([y, x, others])")],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"), RIGHT_SIDES.values(), ids=RIGHT_SIDES.keys()
+)
+def test_the_right_side_of_an_instance(
+    text: str, pairs: list[tuple[str, str]]
+) -> None:
+    rule = loads(f"rule r {{ {text} }}")["r"]
+    found = [(called(i.matcher), called(i.replacement)) for i in rule.instances()]
+    assert found == pairs
+
+
+def called(module: torch.fx.GraphModule) -> str:
+    """What the one result of a module is, as a term."""
+
+    def term(value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(map(term, value))}]"
+        if not isinstance(value, torch.fx.Node) or value.op == "placeholder":
+            return str(value)
+        name = value.target._schema.name.removeprefix("aten::")
+        return f"{name}({', '.join(map(term, value.args))})"
+
+    (result,) = module.graph.output_node().args[0]
+    return term(result)
+
+
+def test_some_instances_of_a_rule_that_has_many() -> None:
+    options = [f"(sin(x{i}) | cos(x{i}))" for i in range(9)]
+    rule = loads(f"rule r {{ z = cat([{', '.join(options)}]) => z' = x0 }}")["r"]
+    some = rule.instances(most=60)
+    assert len(some) == len({called(instance.matcher) for instance in some}) == 60
+    taken = frozenset().union(*(instance.taken for instance in some))
+    assert len(taken) == 18  # each alternative of each option, from all over the rule
+    again = rule.instances(most=60)
+    assert [i.taken for i in again] == [i.taken for i in some]
+
+
+def test_no_module_holds_what_a_call_computes() -> None:
+    family = "family Linear(op) = (nn.Linear) | (aten.linear.default)"
+
+    def classes(weight: str) -> set[bool]:
+        rule = f"rule r for (op) in Linear {{ z = op(x, {weight}) => z' = neg(x) }}"
+        instances = loads(f"{family} {rule}")["r"].instances()
+        return {instance.calls_functions for instance in instances}
+
+    assert classes("w") == {False, True} and classes("relu(w)") == {True}
+
+
+def test_operators_of_a_library_that_is_not_imported_are_in_no_instance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch_ops, "missing_libraries", lambda: frozenset({"torchao"}))
+    affine = "torchao.quantize_affine(x, [1], s, p, torch.int8)"
+    rule = loads(f"rule r {{ z = neg({affine} | sin(x)) => z' = neg(x) }}")["r"]
+    assert [called(i.matcher) for i in rule.instances()] == ["neg(sin(x))"]
+
+
+def test_a_right_side_that_takes_no_such_operands_is_an_error() -> None:
+    with pytest.raises(RuleError, match="the right wrong for its operands"):
+        loads("rule r { z = relu(x) where x: f32[2] => z' = aten.mm.default(x, x) }")
 
 
 def test_an_operator_of_a_pattern_does_not_run() -> None:

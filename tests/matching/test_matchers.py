@@ -363,6 +363,122 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         2,
     ),
     (
+        "a list has the items that the pattern gives it, and no others",
+        rule("z = cat([x, y])"),
+        lambda f, x, y, w: (
+            f(aten.cat.default, ([x, y],)),
+            f(aten.cat.default, ([x],)),
+            f(aten.cat.default, ([x, y, w],)),
+            f(aten.cat.default, (x,)),
+        ),
+        1,
+    ),
+    (
+        "a list may be empty",
+        rule("z = aten.reshape.default(x, [])"),
+        lambda f, x, y, _: (
+            f(aten.reshape.default, (x, [])),
+            f(aten.reshape.default, (x, [1])),
+        ),
+        1,
+    ),
+    (
+        "a rest that is named twice has the same values, and no literals",
+        rule("z = sub(cat([x, *others]), cat([*others]))"),
+        lambda f, x, y, w: [
+            f(
+                aten.sub.Tensor,
+                (f(aten.cat.default, (first,)), f(aten.cat.default, (second,))),
+            )
+            for first, second in [
+                ([x, y, w], [y, w]),
+                ([x, y, w], [w, y]),
+                ([x, y], [y, w]),
+                ([x, 1, y], [1, y]),
+            ]
+        ],
+        1,
+    ),
+    (
+        "what was present in one place is absent in no other",
+        rule("z = sub(aten.linear.default(x, w, b?), add?(x, b))"),
+        lambda f, x, w, b: [
+            f(aten.sub.Tensor, (f(aten.linear.default, (x, w, *held)), other))
+            for held, other in [
+                ((), x),
+                ((b,), f(aten.add.Tensor, (x, b))),
+                ((b,), x),
+                ((), f(aten.add.Tensor, (x, b))),
+            ]
+        ],
+        2,
+    ),
+    (
+        "operands commute in calls of one row",
+        loads(
+            "family Binary(op) = add | mul "
+            "rule r for (op) in Binary { z = op(op(relu(x), y), sin(x)) => z' = y }"
+        ),
+        lambda f, x, y, _: [
+            f(outer, (_sin(f, x), f(inner, (y, _relu(f, x)))))
+            for outer in (aten.add.Tensor, aten.mul.Tensor)
+            for inner in (aten.add.Tensor, aten.mul.Tensor)
+        ],
+        2,
+    ),
+    (
+        "a spelling with another default is not at that of the operator",
+        rule("z = loss(x, y)", header="op loss = aten.mse_loss.default | F.mse_loss"),
+        lambda f, x, y, _: (
+            f(aten.mse_loss.default, (x, y)),
+            f(torch.nn.functional.mse_loss, (x, y)),
+        ),
+        1,
+    ),
+    (
+        "further roots are found from what all alternatives share",
+        rule("a = neg(N@(relu(x) | sin(x)))  b = sigmoid(x)", "a' = x  b' = relu(x)"),
+        lambda f, x, y, _: (
+            f(aten.neg.default, (_relu(f, x),)),
+            f(aten.sigmoid.default, (x,)),
+            f(aten.neg.default, (_sin(f, y),)),
+        ),
+        1,
+    ),
+    (
+        "further roots stand above what a root shares",
+        rule("a = sigmoid(x)  b = cat([neg(N@(relu(x) | sin(x))), y])", "a' = x  b' = y"),
+        lambda f, x, y, _: (
+            f(aten.sigmoid.default, (x,)),
+            f(aten.sigmoid.default, (y,)),
+            f(aten.cat.default, ([f(aten.neg.default, (_sin(f, x),)), y],)),
+        ),
+        1,
+    ),
+    (
+        "values are the same where guards say so",
+        rule("z = sub(relu(x), relu(y)) where x == y, not x != y"),
+        lambda f, x, y, _: [
+            f(aten.sub.Tensor, (_relu(f, x), _relu(f, other))) for other in (x, y)
+        ],
+        1,
+    ),
+    (
+        "what is absent is no constant, and matches nothing",
+        rule("z = aten.linear.default(x, w, b?) where b is const or b ~ relu(_)"),
+        lambda f, x, w, b: (
+            f(aten.linear.default, (x, w)),
+            f(aten.linear.default, (x, w, _relu(f, b))),
+        ),
+        1,
+    ),
+    (
+        "a condition of a literal",
+        rule("z = add(x, $k) where ($k if $k > 1 else 2) == 2"),
+        lambda f, x, y, _: [f(aten.add.Tensor, (x, k)) for k in (0, 2, 3)],
+        2,
+    ),
+    (
         "a structural guard",
         rule("z = relu(x) where not x ~ relu(_)"),
         lambda f, x, y, _: f(aten.relu.default, (f(aten.relu.default, (x,)),)),
@@ -461,6 +577,44 @@ def test_random_graphs_exercise_every_rule() -> None:
         for match in fast(RANDOM_RULES, random_graph(seed, size=30))
     }
     assert fired == {compiled.name for compiled in RANDOM_RULES}
+
+
+def test_a_search_is_bounded() -> None:
+    sums = [f"add(a{i}, b{i})" for i in range(14)]
+    rules = rule(f"z = cat([{', '.join(sums)}, mul(c, $k)]) where $k > 5", "z' = c")
+    gm = graph_of(
+        lambda f, x, y, _: f(
+            aten.cat.default,
+            (
+                [f(aten.add.Tensor, (x, y)) for _ in sums]
+                + [f(aten.mul.Tensor, (x, 2.0))],
+            ),
+        )
+    )
+    (program,), anchor = rules.program.rules, gm.graph.output_node().args[0]
+    outcome = match_at(program, anchor, GraphFacts(gm), lambda match: None)
+    assert outcome.reason == "the search took more than 10000 steps"
+
+
+def test_a_dimension_has_one_size() -> None:
+    graph = fx.Graph()
+    held = {"square": torch.ones(2, 2), "wide": torch.ones(2, 3)}
+    values = [graph.create_node("get_attr", name) for name in held]
+    graph.output([graph.call_function(aten.neg.default, (v,)) for v in values])
+    gm = fx.GraphModule(held, graph)
+    found = fast(square := rule("z = neg(x) where x: [$N, $N]"), gm)
+    assert found == slow(square, gm)
+    assert [match[2]["x"] for match in found] == ["square"]
+
+
+def test_all_anchors_may_read_what_they_are_found_by() -> None:
+    def body(f: Any, x: Any, y: Any, _: Any) -> Any:
+        shared = _sin(f, x)
+        return [_relu(f, shared) for _ in range(40)]
+
+    gm = graph_of(body)
+    rules = rule("z = relu(sin(x))")
+    assert len(fast(rules, gm)) == len(slow(rules, gm)) == 40
 
 
 def test_torch_constants_are_literals() -> None:

@@ -31,6 +31,20 @@ def test_rules_share_the_tests_with_which_they_begin() -> None:
     compile(code, "<shown>", "exec")
 
 
+def test_code_that_goes_on_in_other_functions_is_shown_with_them() -> None:
+    rules = loads(
+        """
+        rule a { z = relu(aten.add.Tensor(neg(x), y)) => z' = x }
+        rule b { z = relu(aten.mul.Tensor(neg(x), sin(y))) => z' = x }
+        rule c { z = relu(aten.sub.Tensor(neg(x), sin(y))) => z' = x }
+        """
+    )
+    first, *others = program_text(rules.program, "a").split("\n\n")[1:-1]
+    assert first.startswith("def select(nodes, hits):") and "go_on(n, hits" in first
+    assert len(others) == len(set(others)) == 2
+    assert all(text.startswith("def branch(n, hits, ") for text in others)
+
+
 def test_a_rule_that_is_not_there_is_no_program() -> None:
     with pytest.raises(KeyError):
         program_text(RULES.program, "third")
@@ -53,4 +67,5 @@ def test_what_is_done_where_a_rule_is_tried_is_shown() -> None:
         "# C2: 2.0",
     ]
     assert "    found = C0.only(v0, machine.facts)" in lines
+    assert "UNBOUND" not in shown  # what is certainly there is not asked for
     compile("\n".join(lines), "<shown>", "exec")

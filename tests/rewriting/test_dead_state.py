@@ -20,13 +20,15 @@ def module() -> fx.GraphModule:
 
 def test_all_names_of_an_unread_tensor_go_and_come_back() -> None:
     gm = module()
-    gm.register_buffer("dead", torch.ones(1))
+    gm.register_buffer("dead", torch.ones(1), persistent=False)
     gm.register_buffer("alias", gm.dead)
     transaction = Transaction(gm.graph)
     drop_unread(gm, ["dead", "conv.weight"], transaction)
     assert not gm._buffers and "weight" in gm.conv._parameters
+    assert not gm._non_persistent_buffers_set
     transaction.rollback()
     assert list(gm._buffers) == ["dead", "alias"]
+    assert gm.state_dict().keys() == {"alias", "conv.weight"}
 
 
 def test_an_absent_parameter_takes_no_other_with_it() -> None:
