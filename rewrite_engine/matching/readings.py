@@ -21,7 +21,6 @@ from rewrite_engine.lowering.operators import (
 from rewrite_engine.matching.generated import ARGUMENTS, KEYWORDS
 from rewrite_engine.matching.structure import defaults, orders
 
-
 UNBOUND: Any = object()
 """A register that no instruction of this path has written."""
 

@@ -167,9 +167,7 @@ RIGHT_SIDES = {
 @pytest.mark.parametrize(
     ("text", "pairs"), RIGHT_SIDES.values(), ids=RIGHT_SIDES.keys()
 )
-def test_the_right_side_of_an_instance(
-    text: str, pairs: list[tuple[str, str]]
-) -> None:
+def test_the_right_side_of_an_instance(text: str, pairs: list[tuple[str, str]]) -> None:
     rule = loads(f"rule r {{ {text} }}")["r"]
     found = [(called(i.matcher), called(i.replacement)) for i in rule.instances()]
     assert found == pairs

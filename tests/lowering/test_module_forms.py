@@ -210,8 +210,27 @@ def test_an_instance_that_computes_something_else_is_not_read(make: Any) -> None
 def test_subclasses_are_meant_if_the_rule_says_so() -> None:
     assert arguments("nn.Linear", calling(Plain())) is None
     assert arguments("nn.Linear+", calling(Plain())) is not None
+    assert is_covered("nn.Linear", nn.Linear(8, 3))
+    assert is_covered("nn.Linear+", Plain()) and not is_covered("nn.Linear", Plain())
     assert arguments("nn.Linear+", calling(nn.Linear(8, 3))) is not None
     assert not inherits(Doubled, nn.Linear)
+
+
+def is_covered(path: str, module: nn.Module) -> bool:
+    operator = operator_pattern(Operator("op", default_catalog().lookup(path)))
+    return any(map(operator.covers, calling(module).graph.nodes))
+
+
+def test_a_call_that_its_module_does_not_take_is_not_read() -> None:
+    assert arguments("nn.Linear", calling(nn.Linear(8, 3), inputs=2)) is None
+
+
+def test_a_module_that_is_not_there_is_no_match() -> None:
+    gm = calling(nn.Linear(8, 3))
+    rules = loads("rule r { y = linear(x, w, b?) => y' = neg(x) }")
+    assert len(engine.find(gm, rules)) == 1
+    del gm.m
+    assert len(engine.find(gm, rules)) == 0
 
 
 def test_unusual_settings_have_no_function() -> None:

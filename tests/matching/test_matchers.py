@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable
 from typing import Any
@@ -447,7 +448,10 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
     ),
     (
         "further roots stand above what a root shares",
-        rule("a = sigmoid(x)  b = cat([neg(N@(relu(x) | sin(x))), y])", "a' = x  b' = y"),
+        rule(
+            "a = sigmoid(x)  b = cat([neg(N@(relu(x) | sin(x))), y])",
+            "a' = x  b' = y",
+        ),
         lambda f, x, y, _: (
             f(aten.sigmoid.default, (x,)),
             f(aten.sigmoid.default, (y,)),
@@ -477,6 +481,23 @@ CASES: list[tuple[str, RuleSet, Body, int]] = [
         rule("z = add(x, $k) where ($k if $k > 1 else 2) == 2"),
         lambda f, x, y, _: [f(aten.add.Tensor, (x, k)) for k in (0, 2, 3)],
         2,
+    ),
+    (
+        "what an operator has no parameter for must be at its default",
+        rule(
+            "z = loss(x, y, ..)", header="op loss = aten.mse_loss.default | F.mse_loss"
+        ),
+        lambda f, x, y, _: [
+            f(torch.nn.functional.mse_loss, (x, y, *average))
+            for average in [(), (None,), (True,)]
+        ],
+        2,
+    ),
+    (
+        "a dictionary is a literal if it holds no graph value",
+        rule("z = add(x, $k)", header="op add = operator.add"),
+        lambda f, x, y, _: [f(operator.add, (x, {"a": v})) for v in (1, y)],
+        1,
     ),
     (
         "a structural guard",
@@ -585,10 +606,7 @@ def test_a_search_is_bounded() -> None:
     gm = graph_of(
         lambda f, x, y, _: f(
             aten.cat.default,
-            (
-                [f(aten.add.Tensor, (x, y)) for _ in sums]
-                + [f(aten.mul.Tensor, (x, 2.0))],
-            ),
+            ([*(f(aten.add.Tensor, (x, y)) for _ in sums), _scaled(f, x)],),
         )
     )
     (program,), anchor = rules.program.rules, gm.graph.output_node().args[0]
