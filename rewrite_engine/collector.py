@@ -18,14 +18,4 @@ def paused_gc() -> Iterator[None]:
         yield
     finally:
         if enabled:
-            _skip_young()
             gc.enable()
-
-
-def _skip_young() -> None:
-    """Call all that is young old: the next collection would look at all of it, to find
-    that it stays.
-    """
-    if gc.get_freeze_count() == 0:  # else a program has frozen what must stay frozen
-        gc.freeze()
-        gc.unfreeze()

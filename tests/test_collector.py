@@ -1,4 +1,4 @@
-"""What is made while the collector is paused is not looked at when it goes on."""
+"""The collector is paused for a while, and then finds what has become garbage."""
 
 from __future__ import annotations
 
@@ -13,33 +13,20 @@ class Cycle:
         self.me = self
 
 
-def generation(found: object) -> int:
-    return next(g for g in range(3) if any(o is found for o in gc.get_objects(g)))
-
-
-def test_what_was_made_is_old() -> None:
+def test_nothing_is_collected_while_it_is_paused() -> None:
     with paused_gc():
-        made = Cycle()
-        assert not gc.isenabled() and generation(made) == 0
-    assert gc.isenabled() and generation(made) == 2
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
-def test_garbage_among_it_is_found_later() -> None:
-    with paused_gc():
-        gone = weakref.ref(Cycle())
-    gc.collect()
-    assert gone() is None
-
-
-def test_what_a_program_has_frozen_stays_frozen() -> None:
-    gc.freeze()
-    try:
-        frozen = gc.get_freeze_count()
+def test_what_became_garbage_is_collected_without_being_asked() -> None:
+    made: weakref.WeakSet[Cycle] = weakref.WeakSet()
+    for _ in range(100):
         with paused_gc():
-            made = Cycle()
-        assert gc.get_freeze_count() >= frozen - 10 and generation(made) == 0
-    finally:
-        gc.unfreeze()
+            kept = [Cycle() for _ in range(1_000)]
+            made.update(kept)
+    # A loop that rewrites one model after the other must not hold all of them.
+    assert len(kept) <= len(made) < 50_000
 
 
 def test_a_program_that_collects_by_itself_goes_on_to() -> None:
