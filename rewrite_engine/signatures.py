@@ -48,6 +48,8 @@ class Signature:
     kind: Kind
     parameters: tuple[Parameter, ...]
     returns: int = 1
+    result: str = ""
+    """The schema's type of the only result (`Tensor`), empty where it is not known."""
     functions: tuple[str, ...] = ()
     """Of a module class: what an instance computes, one function after the other."""
     granted: object = attrs.field(default=None, repr=False)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import Final
-from typing import Literal as OneOf
 
 import attrs
 
@@ -15,17 +13,6 @@ from rewrite_engine.dsl.scopes import Scope, counted, did_you_mean
 from rewrite_engine.errors import Note
 from rewrite_engine.signatures import REQUIRED, Parameter, Signature
 from rewrite_engine.source import Span
-
-OperandKind = OneOf["value", "literal", "none", "any"]
-"""What an operand is known to be; `none` is the literal `none`."""
-
-_LITERAL_TYPES: Final = frozenset(
-    ["bool", "str", "int", "float", "ScalarType", "Device", "Layout", "MemoryFormat"]
-)
-
-
-_REMEMBERED: Final = 4096
-"""Operators, each with a kind of operand, of which is known whether they take it."""
 
 LEFT_HINT: Final = "`..` stands for all operands that are not mentioned"
 RIGHT_HINT: Final = "`..y` takes the other operands of a matched `y`"
@@ -70,49 +57,6 @@ def _taking(scope: Scope, signature: Signature, call: nodes.Call) -> str | None:
         if next(_faults(other, call), None) is None:
             return f"`{other.path}` takes the operands as written"
     return None
-
-
-def check_kind(
-    scope: Scope,
-    operators: Iterable[Operator],
-    key: int | str,
-    kind: OperandKind,
-    span: Span,
-) -> None:
-    """Report an operand that no spelling of an operator takes.
-
-    `operators` holds the operator of every family row.
-    """
-    for operator in operators:
-        refusing = _refusing(operator, key, kind)
-        if refusing is None:
-            continue
-        signature, parameter = refusing
-        what = "a graph value" if kind == "value" else "a literal"
-        wanted = f"`{parameter.name}` of `{signature.path}` is `{parameter.type}`"
-        notes = (Note(f"the schema is {schema_text(signature)}"),)
-        hint = "`$name` stands for a literal" if kind == "value" else None
-        message = f"{wanted}, and this is {what}"
-        scope.report("E305", message, span, notes=notes, hint=hint)
-        return
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _refusing(
-    operator: Operator, key: int | str, kind: OperandKind
-) -> tuple[Signature, Parameter] | None:
-    """The first spelling that has a parameter, if no spelling takes such an operand."""
-    spellings = operator.spellings
-    found = [(s, p) for s in spellings if (p := s.parameter(key)) is not None]
-    return (
-        None if any(_takes(s, p, kind) for s, p in found) else next(iter(found), None)
-    )
-
-
-def takes_none(operator: Operator, key: int | str) -> bool:
-    """Whether a parameter may be absent in the schema of some spelling."""
-    parameters = (s.parameter(key) for s in operator.spellings)
-    return any(p is not None and p.type.endswith("?") for p in parameters)
 
 
 def schema_text(signature: Signature) -> str:
@@ -189,16 +133,3 @@ def _missing(
     if missing:
         message = f"the call of `{signature.path}` lacks {', '.join(missing)}"
         yield _Fault("E303", message, call.span)
-
-
-def _takes(signature: Signature, parameter: Parameter, kind: OperandKind) -> bool:
-    declared = parameter.type
-    if kind == "any" or declared == "":
-        return True
-    if kind == "value":
-        return declared.rstrip("?").partition("[")[0] not in _LITERAL_TYPES
-    if kind == "none":
-        return declared.endswith("?")
-    # torch wraps a number that takes the place of the second operand of arithmetic.
-    is_arithmetic = signature.parameter("other") is not None
-    return is_arithmetic or not declared.startswith("Tensor")

@@ -134,6 +134,7 @@ def parse_schema(text: str) -> Signature:
         _kind(path),
         _parameters(parameters),
         _count(returned),
+        _ALIAS.sub("", returned),
         tuple(functions.split(" > ")) if functions else (),
     )
 

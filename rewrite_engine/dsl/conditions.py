@@ -33,8 +33,9 @@ Names = frozenset[str]
 class Environment:
     """The names that an expression may read.
 
-    `slot` is the operator of the rule's family. Optional names may be read where
-    `present` has them; in guards, which do not hold for what is absent, everywhere.
+    `slot` is the operator of the rule's family, `tensors` are the names of graph values
+    that are no numbers. Optional names may be read where `present` has them; in guards,
+    which do not hold for what is absent, everywhere.
     """
 
     scope: Scope
@@ -43,6 +44,7 @@ class Environment:
     slot: str | None = None
     is_guard: bool = False
     read: set[str] = attrs.field(factory=set)
+    tensors: set[str] = attrs.field(factory=set)
 
     def value(self, name: str, span: Span) -> Entry | None:
         """The entry of a name that must be a graph value; None: reported."""

@@ -8,31 +8,43 @@ from typing import Final
 
 import attrs
 
-from rewrite_engine.dsl import calls, nodes
+from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import (
     Apply,
     Captured,
     Chain,
     Hole,
+    Items,
     Literal,
     LiteralVariable,
+    Maybe,
     Operand,
     Operator,
     Reference,
     Term,
     Variable,
 )
+from rewrite_engine.dsl.operand_kinds import (
+    Kind,
+    check_kind,
+    constant_kind,
+    is_literal,
+)
 from rewrite_engine.dsl.scopes import Definition, Scope, counted
 from rewrite_engine.source import Span
 
 
-def kind_of(term: Term) -> calls.OperandKind:
-    """What a term can match: a graph value, a literal, or either."""
+def kind_of(term: Term) -> Kind:
+    """What a term can match."""
     match term:
-        case Literal(None):
-            return "none"
-        case Literal() | LiteralVariable():
+        case Literal(value):
+            return constant_kind(value)
+        case LiteralVariable():
             return "literal"
+        case Items(items):
+            return tuple(map(kind_of, items))
+        case Maybe(value):
+            return kind_of(value)
         case Variable() | Reference() | Apply() | Captured() | Chain() | Hole():
             return "value"
     return "any"
@@ -47,7 +59,7 @@ def check_kinds(
     """Report operands of a kind that the operator's schema does not take."""
     exprs = [*call.args, *(keyword.value for keyword in call.keywords)]
     for operand, expr in zip(operands, exprs, strict=True):
-        calls.check_kind(scope, rows, operand.key, kind_of(operand.value), expr.span)
+        check_kind(scope, rows, operand.key, kind_of(operand.value), expr.span)
 
 
 def listed(
@@ -116,7 +128,7 @@ def _check_argument(
     span: Span,
 ) -> bool:
     kind = kind_of(argument)
-    if isinstance(parameter, nodes.Name) and kind in ("literal", "none"):
+    if isinstance(parameter, nodes.Name) and is_literal(kind):
         message = f"`{parameter.id}` stands for a graph value, and this is a literal"
         scope.report("E401", message, span)
         return False

@@ -27,6 +27,7 @@ from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.presence import Presence, presence
 from rewrite_engine.dsl.right_side import RightSide, resolve_right
 from rewrite_engine.dsl.scopes import Definition, Scope
+from rewrite_engine.dsl.tensors import tensor_names
 from rewrite_engine.dsl.terms import Frame, Left
 from rewrite_engine.dsl.values import Right
 from rewrite_engine.dsl.walk import names_read, references, walk
@@ -45,7 +46,8 @@ def resolve_rule(definition: Definition, operators: Operators) -> Rule | None:
     left = _LeftSide(item, scope, operators).resolve()
     if left is None:
         return None
-    env = Environment(scope, dict(left.names.entries), left.presence)
+    tensors = tensor_names(left.bindings, left.guards)
+    env = Environment(scope, dict(left.names.entries), left.presence, tensors=tensors)
     scope.names[item.span] = env.entries
     env.slot = left.names.family.slot if left.names.family else None
     rows = left.names.family.rows if left.names.family else ()

@@ -89,6 +89,7 @@ class Statements:
         value = self._graph_value(statement.value, optional=True)
         span = self._name_span(statement.span, statement.name)
         self._declare(statement.name, "node", span)
+        self._note_tensor(statement.name, value)
         if may_be_absent(value):
             env = self.right.env
             env.presence = env.presence.and_optional(statement.name)
@@ -111,6 +112,7 @@ class Statements:
             notes = (Note("first replaced here", earlier.span),)
             self._report("E204", f"`{name}` is replaced twice", span, notes)
         self.right.env.entries[primed] = Entry(primed, "node", span)
+        self._note_tensor(primed, value)
         create = Create("node", name, value, replaces=True, span=statement.span)
         self.creates.append(create)
 
@@ -125,6 +127,7 @@ class Statements:
             self._loose.add(name)
         after = Span(statement.span.start + len(kind), statement.span.end)
         self._declare(name, "constant", self._name_span(after, name))
+        self._note_tensor(name, value)
         self.creates.append(Create(kind, name, value, span=statement.span))
 
     def _assign(self, statement: nodes.Assign) -> None:
@@ -243,6 +246,10 @@ class Statements:
             return
         self.right.env.entries[name] = Entry(name, kind, span)
         self._made[name] = span
+
+    def _note_tensor(self, name: str, value: Value) -> None:
+        if self.right.kind(value) == "tensor":
+            self.right.env.tensors.add(name)
 
     def _check_made(self, name: str, span: Span) -> None:
         """Report a target of `meta` that is no node of the right side."""

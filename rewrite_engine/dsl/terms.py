@@ -32,6 +32,7 @@ from rewrite_engine.dsl.checked import (
 from rewrite_engine.dsl.conditions import report_state_read
 from rewrite_engine.dsl.functions import TORCH_CONSTANTS, Function
 from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind, parameter_key
+from rewrite_engine.dsl.operand_kinds import is_literal
 from rewrite_engine.dsl.operands import check_arguments, check_kinds, kind_of, listed
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.scopes import Definition, Scope
@@ -246,7 +247,7 @@ class Left:
         span = frame.place(expr.span)
         self._size += 1
         terms = [self.term(operand, frame) for operand in operands]
-        if all(kind_of(term) in ("literal", "none") for term in terms):
+        if all(is_literal(kind_of(term)) for term in terms):
             message = "arithmetic on literals has no place in a pattern"
             hint = "capture a literal, `$k`, and compare it in `where`"
             frame.scope.report("E407", message, expr.span, hint=hint)
@@ -359,7 +360,7 @@ class Left:
         self, operands: tuple[Operand, ...], call: nodes.Call, frame: Frame
     ) -> None:
         first = next((o for o in operands if o.key == 0), None)
-        if first is None or kind_of(first.value) in ("literal", "none"):
+        if first is None or is_literal(kind_of(first.value)):
             message = "an optional call needs a graph value as its first operand"
             hint = "where the call is absent, its first operand stands for it"
             frame.scope.report("E401", message, call.span, hint=hint)

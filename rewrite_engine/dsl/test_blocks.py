@@ -20,7 +20,7 @@ from rewrite_engine.source import Span
 
 def resolve_test(item: nodes.TestDef, scope: Scope, operators: Operators) -> Test:
     """The checked form of a test; what is wrong is reported."""
-    env = Environment(scope, {})
+    env = Environment(scope, {}, tensors={given.name for given in item.given})
     scope.names[item.span] = env.entries
     for given in item.given:
         _declare(given, env)

@@ -34,6 +34,12 @@ from rewrite_engine.dsl.conditions import (
     check_literal,
 )
 from rewrite_engine.dsl.functions import FUNCTIONS, Function
+from rewrite_engine.dsl.operand_kinds import (
+    Kind,
+    check_kind,
+    literal_kind,
+    takes_none,
+)
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.scopes import Definition
 
@@ -149,6 +155,8 @@ class Right:
         values = [self.value(operand, present) for operand in operands]
         if operator is None:
             return Computed(expr, span=expr.span)
+        for position, value in enumerate(values):
+            self._check_kinds((operator,), position, value)
         arguments = (Argument(i, v, span=v.span) for i, v in enumerate(values))
         return Build(operator, tuple(arguments), span=expr.span)
 
@@ -212,12 +220,40 @@ class Right:
         present: Names,
     ) -> Argument:
         # What is absent on the left may be handed on to what may be absent here.
-        if isinstance(expr, nodes.Name) and all(calls.takes_none(r, key) for r in rows):
+        if isinstance(expr, nodes.Name) and all(takes_none(r, key) for r in rows):
             present = present | {expr.id}
-        value, scope = self.value(expr, present), self.env.scope
-        if not scope.findings.any_within(scope.source, expr.span):
-            calls.check_kind(scope, rows, key, kind_of(value), expr.span)
+        value = self.value(expr, present)
+        self._check_kinds(rows, key, value)
         return Argument(key, value, span=expr.span)
+
+    def _check_kinds(
+        self, rows: tuple[Operator, ...], key: int | str, value: Value
+    ) -> None:
+        """Report a value that a call cannot be given, whatever is chosen."""
+        scope = self.env.scope
+        if scope.findings.any_within(scope.source, value.span):
+            return
+        for each in choices(value):
+            kind = self.kind(each)
+            check_kind(scope, rows, key, kind, each.span, builds=True)
+
+    def kind(self, value: Value) -> Kind:
+        """What a value is known to be as an operand."""
+        match value:
+            case Computed(expr):
+                return literal_kind(expr)
+            case Use(name):
+                return "tensor" if name in self.env.tensors else "value"
+            case Build(operator, rest_of=None) if isinstance(operator, Operator):
+                is_tensor = operator.spellings[0].result == "Tensor"
+                return "tensor" if is_tensor else "value"
+            case Build() | Reemit():
+                return "value"
+            case Initial():
+                return "tensor"
+            case MakeList(items):
+                return tuple(map(self.kind, items))
+        return "any"
 
     def _rest(self, call: nodes.Call, present: Names) -> str | None:
         """The name of the matched call whose other arguments are taken."""
@@ -269,23 +305,24 @@ _FORMS: Final[Mapping[type, str]] = {
 }
 
 
-def kind_of(value: Value) -> calls.OperandKind:
-    """What a value is known to be as an operand."""
-    match value:
-        case Computed(nodes.Constant(None)):
-            return "none"
-        case Computed():
-            return "literal"
-        case Use() | Initial() | Build() | Reemit():
-            return "value"
-    return "any"
-
-
 def makes_value(value: Value) -> bool:
     """Whether the result is one graph value, whatever is chosen."""
     if isinstance(value, Choose):
         return makes_value(value.then) and makes_value(value.otherwise)
     return isinstance(value, Use | Initial | Build | Reemit)
+
+
+def choices(value: Value) -> Iterator[Value]:
+    """What a value may be, one for each outcome of its conditions."""
+    match value:
+        case Choose(_, then, otherwise):
+            yield from choices(then)
+            yield from choices(otherwise)
+        case Computed(nodes.IfElse(then, _, otherwise)):
+            yield from choices(Computed(then, span=then.span))
+            yield from choices(Computed(otherwise, span=otherwise.span))
+        case _:
+            yield value
 
 
 def may_be_absent(value: Value) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
+from rewrite_engine.dsl.operand_kinds import Kind
 from rewrite_engine.signatures import REQUIRED
 
 
@@ -33,3 +36,25 @@ def is_literal(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(is_literal, value.values()))
     return not isinstance(value, (fx.Node, slice)) and value is not REQUIRED
+
+
+def argument_kind(argument: Any) -> Kind:
+    """What an argument is to a schema; a node of unknown type is a tensor."""
+    if isinstance(argument, fx.Node):
+        known = argument.meta.get("val")
+        return "tensor" if known is None or isinstance(known, torch.Tensor) else "value"
+    if isinstance(argument, (list, tuple)):
+        return tuple(map(argument_kind, argument))
+    return "none" if argument is None else _KINDS.get(type(argument), "any")
+
+
+_KINDS: Mapping[type, Kind] = {
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+    torch.device: "str",
+    torch.dtype: "ScalarType",
+    torch.layout: "Layout",
+    torch.memory_format: "MemoryFormat",
+}

@@ -14,9 +14,10 @@ from torch import fx, nn
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked
+from rewrite_engine.dsl.operand_kinds import takes
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.guards import compile_expr
-from rewrite_engine.lowering.literals import literals_equal
+from rewrite_engine.lowering.literals import argument_kind, literals_equal
 from rewrite_engine.lowering.scope import ArgumentScope, Unknown
 from rewrite_engine.module_forms import ModuleForm, module_form
 from rewrite_engine.signatures import REQUIRED, Parameter, Signature
@@ -199,17 +200,17 @@ class Spelling:
         return all(p is not None and p.name in self.names for p in parameters)
 
     def accepts(self, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
-        """Whether a call of it may be built: no Python number stands where the overload
-        insists on a tensor, and no word where it insists on numbers.
-        """
+        """Whether a call of it may be built: its schema takes every argument."""
         if self.form is not None:
             return False
-        if self.signature.kind != "overload":
-            return True
+        is_overload = self.signature.kind == "overload"
+        wraps = is_overload and torch_ops.wraps_numbers(self.target)
         given: list[tuple[int | str, Any]] = [*enumerate(args), *options.items()]
-        wraps = torch_ops.wraps_numbers(self.target)
         found = ((self.signature.parameter(key), arg) for key, arg in given)
-        return not any(p and _is_foreign(p.type, arg, wraps) for p, arg in found)
+        return all(
+            p is not None and takes(p.type, argument_kind(arg), wraps_numbers=wraps)
+            for p, arg in found
+        )
 
     def holds(self, key: int | str) -> bool:
         """Whether a module holds this operand: it is no argument of the call."""
@@ -282,12 +283,6 @@ class Spelling:
         return all(
             literals_equal(value, self._default(name)) for name, value in extra.items()
         )
-
-
-def _is_foreign(declared: str, argument: Any, wraps_numbers: bool) -> bool:
-    if declared.startswith("Tensor"):
-        return not wraps_numbers and isinstance(argument, (int, float))
-    return declared.startswith("SymInt") and isinstance(argument, str)
 
 
 @attrs.frozen(eq=False)

@@ -26,6 +26,9 @@ from rewrite_engine.lowering.scope import Unknown
 _MOST = 64
 """Combinations of dtypes that are tried."""
 
+_SAME_TYPE = "a replacement has the dtype and the shape of what it replaces"
+_CANNOT = "the right side cannot be computed"
+
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
 
 
@@ -44,7 +47,7 @@ def check_result_types(
         for instance in compiled.instances():
             fault = _fault(instance, types, sizes)
             if fault is not None:
-                hint = "a replacement has the dtype and the shape of what it replaces"
+                hint = None if _CANNOT in fault else _SAME_TYPE
                 span = rule.creates[-1].span
                 yield Diagnostic("E408", fault, span, rule.source, hint=hint)
                 return
@@ -87,9 +90,11 @@ def _fault(
         assert others is not None, "both sides have the same inputs, and sizes"
         left = _results(instance.matcher, inputs)
         right = _results(instance.replacement, others)
-    if left is None or left == right:
+    if isinstance(left, str) or left == right:
         return None
     given = ", ".join(f"{name}: {type.dtypes[0]}" for name, type in types.items())
+    if isinstance(right, str):
+        return f"for {given} {_CANNOT}: {right}"
     return f"for {given} the left side is {_text(left)}, the right {_text(right)}"
 
 
@@ -125,17 +130,15 @@ def _size(dim: nodes.Expr, sizes: Mapping[str, int]) -> int | None:
     return dim.value if isinstance(dim, nodes.Constant) else None  # type: ignore[return-value]  # the resolver checks dimensions
 
 
-def _results(module: fx.GraphModule, inputs: list[Any]) -> list[Any] | None:
-    """Dtype and shape of every result; None if these inputs do not fit."""
+def _results(module: fx.GraphModule, inputs: list[Any]) -> list[Any] | str:
+    """Dtype and shape of every result, or why these inputs do not fit."""
     try:
         results = module(*inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        return None
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)
     return [(result.dtype, tuple(result.shape)) for result in results]
 
 
-def _text(results: list[Any] | None) -> str:
-    if results is None:
-        return "wrong for its operands"
+def _text(results: list[Any]) -> str:
     parts = (f"{torch_ops.dtype_name(d)}{list(shape)}" for d, shape in results)
     return " and ".join(parts)

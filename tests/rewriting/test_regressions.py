@@ -182,6 +182,12 @@ def test_a_literal_takes_the_overload_for_literals() -> None:
     assert torch.equal(gm(X, Y), X**2)
 
 
+def test_a_tensor_takes_the_overload_for_tensors() -> None:
+    gm = graph_of(lambda f, x, y: f(aten.maximum.default, (x, y)))
+    apply("rule r { z = maximum(x, low) => z' = clamp(x, low) }", gm)
+    assert torch.equal(gm(X, Y), torch.maximum(X, Y))
+
+
 def test_an_option_that_the_spelling_lacks_takes_another_spelling() -> None:
     gm = graph_of(lambda f, x, y: f(operator.add, (x, y)))
     apply("rule r once { z = add(x, y) => z' = add(x, y, alpha=2, ..z) }", gm)
