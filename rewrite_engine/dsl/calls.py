@@ -18,6 +18,10 @@ LEFT_HINT: Final = "`..` stands for all operands that are not mentioned"
 RIGHT_HINT: Final = "`..y` takes the other operands of a matched `y`"
 
 
+_SYNONYMS: Final = {"axis": "dim", "axes": "dim"}
+"""Parameters as numpy calls them."""
+
+
 @attrs.frozen
 class _Fault:
     code: str
@@ -120,7 +124,8 @@ def _keyword_faults(
     known = [parameter.name for parameter in signature.parameters]
     if keyword.name not in known:
         message = f"`{signature.path}` has no parameter `{keyword.name}`"
-        yield _Fault("E302", message, span, did_you_mean(keyword.name, known))
+        meant = _SYNONYMS.get(keyword.name, keyword.name)
+        yield _Fault("E302", message, span, did_you_mean(meant, known))
     elif keyword.name in given:
         yield _Fault("E304", f"`{keyword.name}` is given twice", span)
 

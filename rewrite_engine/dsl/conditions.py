@@ -9,6 +9,7 @@ import attrs
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.functions import (
+    ATTRIBUTES,
     DTYPES,
     FUNCTIONS,
     TORCH_CONSTANTS,
@@ -17,7 +18,7 @@ from rewrite_engine.dsl.functions import (
 )
 from rewrite_engine.dsl.names import Entry
 from rewrite_engine.dsl.presence import NOTHING_OPTIONAL, Presence
-from rewrite_engine.dsl.scopes import Scope, counted
+from rewrite_engine.dsl.scopes import Scope, counted, similar, suggestion
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
@@ -27,6 +28,9 @@ LEFT: Final = frozenset({"variable", "list", "each", "call", "capture"})
 VALUES: Final = LEFT | {"node", "constant"}
 
 Names = frozenset[str]
+
+_FEW: Final = 8
+"""So many names are listed where none looks like the one that is not bound."""
 
 
 @attrs.define(eq=False)
@@ -77,7 +81,16 @@ class Environment:
     def _hint(self, name: str) -> str | None:
         if name in DTYPES:
             return f"the dtype is written `torch.{DTYPES[name]}`"
-        return self.scope.did_you_mean(name, self.entries)
+        if not self.scope.findings.may_suggest():
+            return None
+        close = similar(name, self.entries)
+        if not close and 0 < len(self.entries) <= _FEW:
+            names = ", ".join(f"`{self._written(n)}`" for n in sorted(self.entries))
+            return f"the names here are {names}"
+        return suggestion(map(self._written, close))
+
+    def _written(self, name: str) -> str:
+        return f"${name}" if self.entries[name].kind == "literal" else name
 
     def check_present(self, entry: Entry, present: Names, span: Span) -> None:
         """Report a name that may be absent where it is read."""
@@ -122,6 +135,8 @@ def check_condition(
             env.literal(id, expr.span)
         case nodes.Name(id) if id in env.entries:
             _check_tested(expr, env)
+        case nodes.StateRead():
+            report_state_read(env.scope, expr)
         case _:
             _check_truth(expr, env, present)
 
@@ -272,9 +287,16 @@ def _check_literal_name(
 
 def report_state_read(scope: Scope, expr: nodes.StateRead) -> None:
     """Report `m.weight`, for which there is another way."""
-    message = f"`{expr.module}.{expr.attribute}`: state of modules cannot be read yet"
-    hint = f"name the operand in the call: `…, {expr.attribute}=…, ..`"
+    message = f"`{expr.module}.{expr.attribute}`: attributes cannot be read yet"
+    asked = question(expr.module, expr.attribute)
+    hint = asked or f"name the operand in the call: `…, {expr.attribute}=…, ..`"
     scope.report("E901", message, expr.span, hint=hint)
+
+
+def question(value: str, attribute: str) -> str | None:
+    """How the language asks a value for what an attribute of a tensor says."""
+    asked = ATTRIBUTES.get(attribute)
+    return None if asked is None else f"write `{asked.format(value)}`"
 
 
 def _report_misplaced(expr: nodes.Expr, env: Environment) -> None:
@@ -305,7 +327,9 @@ def _check_call(call: nodes.Call, env: Environment, present: Names) -> None:
         _check_function(FUNCTIONS[callee.id], call, env, present)
     elif "." in callee.id:
         message = "the call of an operator is no literal"
-        env.scope.report("E402", message, call.span)
+        value, _, method = callee.id.rpartition(".")
+        hint = question(value, method)
+        env.scope.report("E402", message, call.span, hint=hint)
     else:
         _report_unknown(callee, env)
 
@@ -365,6 +389,7 @@ def _report_unknown(callee: nodes.Name, env: Environment) -> None:
         message = f"`{callee.id}` is an operator; its result is no literal"
         env.scope.report("E402", message, callee.span)
         return
-    hint = env.scope.did_you_mean(callee.id, FUNCTIONS)
+    every = ", ".join(f"`{name}`" for name in FUNCTIONS)
+    hint = env.scope.did_you_mean(callee.id, FUNCTIONS) or f"there are {every}"
     message = f"there is no function `{callee.id}`"
     env.scope.report("E208", message, callee.span, hint=hint)

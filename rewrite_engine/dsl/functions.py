@@ -60,6 +60,18 @@ _ALL: Final = (
 
 FUNCTIONS: Final[Mapping[str, Function]] = {f.name: f for f in _ALL}
 
+ATTRIBUTES: Final[Mapping[str, str]] = {
+    "dtype": "dtype({})",
+    "device": "device({})",
+    "shape": "shape({})",
+    "size": "size({}, 0)",
+    "ndim": "rank({})",
+    "dim": "rank({})",
+    "numel": "numel({})",
+    "is_contiguous": "is_contiguous({})",
+}
+"""What an attribute or a method of a tensor says, as the language asks for it."""
+
 DTYPES: Final[Mapping[str, str]] = {
     "bool": "bool",
     "u8": "uint8",

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.catalog import NAMESPACES
 from rewrite_engine.dsl.checked import FamilyRow, FamilyUse, Operator, TorchConstant
 from rewrite_engine.dsl.functions import FUNCTIONS, TORCH_CONSTANTS, Function
 from rewrite_engine.dsl.scopes import (
@@ -263,8 +264,19 @@ def _signatures(scope: Scope, name: nodes.Name) -> Iterator[Signature]:
 
 
 def _report_unknown(scope: Scope, name: nodes.Name) -> None:
-    hint = _similar_operators(scope, name.id)
+    hint = _method_hint(scope, name.id) or _similar_operators(scope, name.id)
     scope.report("E201", f"there is no operator `{name.id}`", name.span, hint=hint)
+
+
+def _method_hint(scope: Scope, path: str) -> str | None:
+    """For `x.view`, which is no path of an operator: how the method is called."""
+    value, _, method = path.rpartition(".")
+    if "." in value or value in {"", *NAMESPACES}:
+        return None
+    if not scope.catalog.lookup(f".{method}"):
+        return None
+    callee = method if scope.find(method) is not None else f".{method}"
+    return f"a method is called with its value: `{callee}({value}, …)`"
 
 
 def _similar_operators(scope: Scope, name: str) -> str | None:

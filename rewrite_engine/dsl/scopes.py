@@ -186,8 +186,14 @@ def spans_of_names(source: Source, within: Span) -> dict[str, Span]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A hint with the known names that look most like `name`, if any do."""
-    close = difflib.get_close_matches(name[:64], sorted(set(known)), 3, 0.7)
-    return suggestion(close)
+    return suggestion(similar(name, known))
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that look most like `name`; `pad` also means `padding`."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name[:64], names, 3, 0.7)
+    return close or [n for n in names if len(name) > 2 and n.startswith(name)][:3]
 
 
 def counted(count: int, noun: str) -> str:

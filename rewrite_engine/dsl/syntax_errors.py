@@ -114,6 +114,7 @@ _GROUPS = (
     (frozenset({"WHERE", "NAME"}), _BINDABLE | {"WHERE"}, "a statement"),
     (frozenset({"RETURN", "NAME"}), _BINDABLE, "a statement"),
     (frozenset({"INT", "FLOAT"}), frozenset({"INT", "FLOAT"}), "a number"),
+    (frozenset({"EQUAL", "WRITE"}), frozenset({"EQUAL", "WRITE"}), "`=` or `<-`"),
 )
 """What must be expected for a group to be named, what the group covers, its name."""
 
@@ -192,6 +193,32 @@ def _wrong_equals(place: _Place) -> str | None:
     return None
 
 
+def _nameless(place: _Place) -> str | None:
+    """A call that stands as a statement."""
+    starts = place.found == "(" and "EQUAL" in place.expected
+    if not starts and not (place.found[:1] == "." and "WHERE" in place.expected):
+        return None
+    callee = re.search(r"\w*$", place.before)
+    call = f"{callee[0] if callee and starts else place.found}(…)"
+    if "=>" in place.before:
+        return f"say what the call becomes, `y' = {call}`, or give it a name"
+    return f"a call that is matched has a name: `y = {call}`"
+
+
+def _order_of_head(place: _Place) -> str | None:
+    if not re.match(r"\s*rule\b[^{]*$", place.before):
+        return None
+    if place.found == "when":
+        claim = (
+            "`exact when …` and `inexact when …` say of which matches this is claimed"
+        )
+        return f"{claim}; what filters matches is a guard, `where …`, on the left side"
+    words = ("once", "fixpoint", "benefit", "for", "exact", "inexact")
+    if place.found in words and re.search(r"\bwhen\b", place.before):
+        return f"a condition stands last: put `{place.found} …` before it"
+    return None
+
+
 def _missing_arrow(place: _Place) -> str | None:
     if "=>" in place.before or not re.match(r"\s*rule\b", place.before):
         return None
@@ -202,13 +229,16 @@ def _missing_arrow(place: _Place) -> str | None:
     starts_right = re.search(
         r"\b(param|buffer|value|meta|keep|erase)\s+$", place.before
     )
+    if place.found == "return":
+        return "what a rule gives stands right of `=>`, as `y' = …`"
     if re.match(r"\w+'$", place.found) or starts_right:
         return "this belongs to the right side: put `=>` before it"
     return None
 
 
 def _guard_on_right(place: _Place) -> str | None:
-    if "=>" in place.before and re.search(r"\bwhere\s+$", place.before):
+    follows = re.search(r"\bwhere\s+$", place.before)
+    if "=>" in place.before and (place.found == "where" or follows):
         return "guards stand on the left side, above `=>`"
     return None
 
@@ -258,6 +288,8 @@ def _misspelled(place: _Place) -> str | None:
 
 _HINTS: tuple[Callable[[_Place], str | None], ...] = (
     _wrong_equals,
+    _nameless,
+    _order_of_head,
     _missing_arrow,
     _guard_on_right,
     _foreign_sign,

@@ -61,10 +61,11 @@ def _name_span(rule: Rule) -> Span:
 
 
 def _unreplaced_roots(rule: Rule) -> Iterator[Diagnostic]:
-    replaced = {create.name for create in rule.creates if create.replaces}
+    # A root that the right side binds again (E204) was to be replaced.
+    named = {create.name for create in rule.creates if create.kind == "node"}
     for binding in rule.bindings:
         name = binding.name
-        if name in rule.roots and name not in replaced | rule.erase | rule.keep:
+        if name in rule.roots and name not in named | rule.erase | rule.keep:
             message = f"the right side does not say what `{name}` becomes"
             hint = f"write `{name}' = …`, or `keep {name}` if it stays"
             notes = (Note("no other statement contains it, so its users need one"),)

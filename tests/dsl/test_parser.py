@@ -420,6 +420,14 @@ def test_fault(text: str, code: str, at: str) -> None:
         ("pattern p() = $", "`$eps`"),
         ("// no\nop a = b", "`#`"),
         ("familly F(op) = a", "`family`"),
+        ("rule r { f(x) => y' = x }", "`y = f(…)`"),
+        ("rule r { y = f(x) => g(x) }", "`y' = g(…)`"),
+        ("rule r { y = f(x) .relu(y) => y' = x }", "`y = .relu(…)`"),
+        ("rule r exact when a == b once { y = f(x) => y' = x }", "put `once …` before"),
+        ("rule r exact when a == b for f in F { y = f(x) => y' = x }", "stands last"),
+        ("rule r when a == b { y = f(x) => y' = x }", "is a guard, `where …`"),
+        ("rule r { y = f(x) => y' = x where a == b }", "left side"),
+        ("rule r { y = f(x) return x }", "right of `=>`"),
     ],
 )
 def test_hint(text: str, hint: str) -> None:
