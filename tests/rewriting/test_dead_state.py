@@ -31,6 +31,24 @@ def test_all_names_of_an_unread_tensor_go_and_come_back() -> None:
     assert gm.state_dict().keys() == {"alias", "conv.weight"}
 
 
+def test_what_a_called_module_holds_stays() -> None:
+    gm = module()
+    gm.conv.bias = nn.Parameter(torch.ones(1))
+    gm.register_parameter("dead", gm.conv.bias)
+    with gm.graph.inserting_before(gm.graph.output_node()):
+        for target in ("conv", "gone"):
+            gm.graph.create_node("call_module", target)
+    drop_unread(gm, ["dead"], Transaction(gm.graph))
+    assert not gm._parameters and "bias" in gm.conv._parameters
+
+
+def test_what_has_no_place_in_a_module_is_left_alone() -> None:
+    gm = module()
+    gm.table = {"plain": torch.ones(1)}
+    drop_unread(gm, ["table.plain", "gone.weight"], Transaction(gm.graph))
+    assert gm.table.keys() == {"plain"} and gm.state_dict().keys() == {"conv.weight"}
+
+
 def test_an_absent_parameter_takes_no_other_with_it() -> None:
     gm = module()
     gm.register_parameter("absent", None)

@@ -16,6 +16,7 @@ from rewrite_engine import engine, load, loads
 from rewrite_engine.rewriting import driver, recipes
 from rewrite_engine.rewriting.outlines import Unrepeatable
 from rewrite_engine.rewriting.recipes import Recipes, Subject
+from rewrite_engine.rewriting.values import ValueTypes
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import type_of
 
@@ -320,6 +321,108 @@ class Scaled(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(x * w for w in self.w)
+
+
+UNREPEATABLE = {
+    "a constant that is stored and read again": (
+        "y = mul(x, c) where c is const => buffer d = c * 2  t = mul(x, d)"
+        "  buffer e = d + 1  y' = add(t, e)",
+        [[2.0 * c + (2 * c + 1) for c in (2.0, 3.0)]],
+    ),
+    "a hook": (
+        "y = mul(x, c) where c is const => buffer d = square(c)  y' = mul(x, d)",
+        [[4.0, 9.0]],
+    ),
+}
+
+
+def square(value: torch.Tensor) -> torch.Tensor:
+    return value * value
+
+
+@pytest.mark.parametrize("name", UNREPEATABLE)
+def test_what_is_built_for_each_match(name: str, repeated: list[object]) -> None:
+    rule, (expected,) = UNREPEATABLE[name]
+    hooks = {"test.hooks": {"square": square}}
+    text = f"use test.hooks (square) rule r once {{ {rule} }}"
+    gm = scaled(torch.float32, torch.float32)
+    assert engine.apply(gm, loads(text, hooks=hooks)).report.matches == 2
+    assert not repeated
+    assert [each[0][0] for each in outputs(gm)] == expected
+
+
+def calling(*arguments: tuple[Any, ...], target: Any) -> fx.GraphModule:
+    """A graph of calls, each of which is negated; `...` stands for the input."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+
+    def given(argument: Any) -> Any:
+        if type(argument) in (list, tuple):
+            return type(argument)(map(given, argument))
+        return x if argument is ... else argument
+
+    results = []
+    for each in arguments:
+        call = graph.call_function(target, tuple(map(given, each)))
+        results.append(graph.call_function(torch.ops.aten.neg.default, (call,)))
+    graph.output(tuple(results))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+@pytest.mark.parametrize(
+    ("rule", "target", "arguments"),
+    [
+        ("N@mul(x, _)", torch.ops.aten.mul.Tensor, (..., 2j)),
+        ("N@all(x)", torch.ops.aten.cat.default, ((..., ...),)),
+    ],
+    ids=["complex numbers", "tuples of values"],
+)
+def test_arguments_that_no_recipe_holds(
+    rule: str, target: Any, arguments: tuple[Any, ...], repeated: list[object]
+) -> None:
+    text = f"rule r once {{ y = neg({rule}) => y' = N(relu(x)) }}"
+    gm = calling(arguments, arguments, target=target)
+    rules = loads(f"pattern all(v) = cat([v, v]) {text}")
+    expected = built_one_by_one(copy.deepcopy(gm), rules)
+    assert engine.apply(gm, rules).report.matches == 2
+    assert not repeated
+    assert described(gm) == described(expected)
+
+
+def test_keywords_are_repeated(repeated: list[object]) -> None:
+    rule = "rule r once { y = mul(x, $k) => y' = sub(x, x, alpha=$k) }"
+    gm = traced(2.0, 2.0)
+    assert engine.apply(gm, loads(rule)).report.matches == 2
+    assert len(repeated) == 1
+    assert [each[0][0] for each in outputs(gm)] == [-1.0] * 2
+
+
+def test_little_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, repeated: list[object]
+) -> None:
+    rules = loads("rule r once { y = mul(x, $k) => y' = div(x, 1 / $k) }")
+    monkeypatch.setattr(recipes, "_MOST_KNOWN", 2)
+    engine.apply(traced(2.0, 4.0, 8.0), rules)  # the last takes the place of two
+    for scale, count in [(8.0, 1), (2.0, 0)]:
+        repeated.clear()
+        gm = traced(scale)
+        engine.apply(gm, rules)
+        assert len(repeated) == count
+        assert [each[0][0] for each in outputs(gm)] == [scale]
+
+
+def test_what_is_repeated_is_not_derived_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = load("qat_fuse")
+    engine.apply(models.capture(*models.conv_bn_pairs(2)), rules)
+    derived: list[fx.Node] = []
+    monkeypatch.setattr(
+        ValueTypes, "infer", lambda self, node, *, like=None: derived.append(node)
+    )
+    gm = models.capture(*models.conv_bn_pairs(2))
+    assert engine.apply(gm, rules).report.matches == 2
+    assert not derived
 
 
 def test_what_was_frozen_since_its_export_needs_no_gradient() -> None:

@@ -46,9 +46,10 @@ def special() -> fx.GraphModule:
 
 
 def graph_of(body: Body) -> fx.GraphModule:
-    graph = fx.Graph()
+    graph, root = fx.Graph(), nn.Module()
+    root.s, root.t = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     graph.output(body(graph, graph.placeholder("a"), graph.placeholder("b")))
-    return fx.GraphModule(nn.Module(), graph)
+    return fx.GraphModule(root, graph)
 
 
 def early_reader(graph: fx.Graph, a: fx.Node, b: fx.Node) -> tuple[fx.Node, ...]:
@@ -57,6 +58,24 @@ def early_reader(graph: fx.Graph, a: fx.Node, b: fx.Node) -> tuple[fx.Node, ...]
     late = graph.call_function(aten.cos.default, (b,))
     second = graph.call_function(aten.mul.Tensor, (a, late))
     return first, read, second
+
+
+def early_reader_of_a_root(graph: fx.Graph, a: fx.Node, b: fx.Node) -> Any:
+    first = graph.call_function(aten.relu.default, (a,))
+    read = graph.call_function(aten.sin.default, (first,))
+    return read, graph.call_function(aten.neg.default, (a,))
+
+
+def sum_of_a_sine(graph: fx.Graph, a: fx.Node, b: fx.Node) -> fx.Node:
+    value = graph.call_function(aten.sin.default, (a,))
+    return graph.call_function(aten.add.Tensor, (value, b))
+
+
+def scaled_and_shifted(graph: fx.Graph, a: fx.Node, b: fx.Node) -> fx.Node:
+    value = graph.call_function(aten.cos.default, (a,))
+    value = graph.call_function(aten.mul.Tensor, (value, graph.get_attr("s")))
+    value = graph.call_function(aten.add.Tensor, (value, graph.get_attr("t")))
+    return graph.call_function(aten.neg.default, (value,))
 
 
 def same_operands(graph: fx.Graph, a: fx.Node, b: fx.Node) -> fx.Node:
@@ -77,6 +96,7 @@ CASES = [
     (exported, f"{LINEAR} param p = torch.sort(w)", "must be one tensor"),
     (exported, "y = mul(x, w) => x <- w  y' = neg(x)", "no state of the model"),
     (traced, "y = mul(x, w) => x <- w  y' = neg(x)", "no state of the model"),
+    (traced, f"{LINEAR} value v = (w if b else 2)  w <- v  keep y", "'v' is not"),
     (special, f"{LINEAR} w <- w * 2  y' = linear(x, w)", "a Special, which is not"),
 ]
 
@@ -112,6 +132,21 @@ def test_constants_that_cannot_be_made(
             "the right side reads 'relu_default', which it replaces",
         ),
         (
+            early_reader_of_a_root,
+            "y = relu(x)  z = neg(x) => y' = z  keep z",
+            "'relu_default' is read by 'sin_default' before 'neg_default' is there",
+        ),
+        (
+            sum_of_a_sine,
+            "z = add(sin(x) | N@cos(x), w) => N' = sin(x)  keep z",
+            "'N' is absent and cannot be replaced",
+        ),
+        (
+            scaled_and_shifted,
+            "z = neg(step^+(cos(x), s, t)) => s <- t  keep z",
+            "'s' would become what is no tensor",  # there is no `t` in its link
+        ),
+        (
             dropped_out,
             "y = N@aten.dropout(x, ..)  z = neg(y) => z' = N(x)  keep y",
             "would happen twice",
@@ -123,6 +158,7 @@ def test_results_that_would_not_be_there_in_time(
 ) -> None:
     gm = graph_of(body)
     before = graph_text(gm)
-    report = engine.apply(gm, loads(f"rule r {{ {rule} }}")).report
+    step = "pattern step(v, s, t) = mul(v, s) | add(v, t)"
+    report = engine.apply(gm, loads(f"{step} rule r {{ {rule} }}")).report
     assert reason in str(report)
     assert graph_text(gm) == before

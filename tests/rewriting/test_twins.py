@@ -99,6 +99,14 @@ def read_twice(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
 
 relu, neg = call(aten.relu.default), call(aten.neg.default)
 add, mul = call(aten.add.Tensor), call(aten.mul.Tensor)
+
+
+def cat(*parts: Calls) -> Calls:
+    return lambda *values: call(aten.cat.default)([part(*values) for part in parts])(
+        *values
+    )
+
+
 SITES = {
     "equal": ("y = add(relu(a), b)", add(relu(X), Y), add(relu(X), Y)),
     "other": ("y = add(relu(a), b)", add(relu(X), Y), add(neg(X), Y)),
@@ -133,6 +141,18 @@ SITES = {
         neg(relu(X)),
         neg(mul(X, X)),
         neg(relu(relu(X))),
+    ),
+    "capture": (
+        "y = mul(N@(relu(a) | neg(a)), b)",
+        mul(relu(X), Y),
+        mul(neg(X), Y),
+        mul(relu(Y), relu(X)),
+    ),
+    "list": (
+        "y = aten.cat.default([relu(a), *others])",
+        cat(relu(X), Y),
+        cat(relu(X), Y, X),
+        cat(relu(Y)),
     ),
     "chain": (
         "y = relu^+(a)\n where rank(a) == 2",
