@@ -79,9 +79,7 @@ class AliasIndex:
             self._union(node, operand)
         written = self._written_roots(node, effect)
         for root in written:
-            writers = self._writers.setdefault(root, [])
-            if node not in writers[-1:]:
-                insort(writers, node)
+            insort(self._writers.setdefault(root, []), node)
         if effect.clobbers:
             insort(self._clobbers, node)
         if effect.effectful:
@@ -202,8 +200,6 @@ class AliasIndex:
         return list(_between(self._effectful, start, end, ignoring))
 
     def _writers_of(self, values: Iterable[fx.Node]) -> list[list[fx.Node]]:
-        if not self._writers:
-            return [self._clobbers]
         roots = self._roots(values)
         return [self._clobbers, *(self._writers.get(root, []) for root in roots)]
 

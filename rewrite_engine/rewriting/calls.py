@@ -150,8 +150,6 @@ def reshape_result(call: Call) -> TensorType | None:
 def _stand_in(arg: Any, operand: Callable[[fx.Node], Hashable]) -> Hashable:
     if isinstance(arg, fx.Node):
         return operand(arg)
-    if type(arg) in _SCALARS:
-        return Literal(type(arg), arg)
     if isinstance(arg, (list, tuple)):
         return tuple([_stand_in(item, operand) for item in arg])
     return identity(arg)

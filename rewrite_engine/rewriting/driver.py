@@ -393,8 +393,6 @@ def staying(match: Match, built: Built) -> set[fx.Node]:
     kept = {new for new in built.replaced.values() if new in match.calls}
     if match.rule.keep:
         kept |= {match.bindings[name] for name in match.rule.keep} & set(match.roots)
-    if not kept:
-        return kept
     todo, found = list(kept - built.replaced.keys()), set()
     while todo:
         call = todo.pop()

@@ -362,8 +362,7 @@ class _Recorder:
             inputs = tuple(map(self._index, constant.inputs))
             index = self._index(constant)
             return _Storing(index, constant.dtype, inputs, label, named_after)
-        if node.op not in CALLS:
-            raise Unrepeatable
+        assert node.op in CALLS, "no outline holds a call of a module"
         like = built.copies.get(node)
         return _Step(
             node.op,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 from torch import fx
 
+from rewrite_engine import engine, loads
 from rewrite_engine.rewriting.annotations import keep_output_spec, retarget
+
+aten = torch.ops.aten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +152,41 @@ def test_values_without_references_are_kept_as_they_are(
 ) -> None:
     value = {"a": [1, Note("t")], "b": torch.ones(1), "c": torch.nn.ReLU()}
     assert moved_value(value, nodes) is value
+
+
+def test_dictionaries_keep_their_kind(nodes: dict[str, fx.Node]) -> None:
+    value = collections.defaultdict(list, {nodes["conv"]: 1})
+    moved = moved_value(value, nodes)
+    assert moved == {nodes["conv2"]: 1} and moved.default_factory is list
+    assert value == {nodes["conv"]: 1}
+
+
+def test_keys_of_operands_may_be_names(nodes: dict[str, fx.Node]) -> None:
+    moved = moved_value(Annotation({"x": nodes["conv"], nodes["conv"]: 1}), nodes)
+    assert moved.input_qspec_map == {"x": nodes["conv2"], nodes["conv2"]: 1}
+
+
+def test_a_rewrite_moves_what_is_said_of_operands() -> None:
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    add = graph.call_function(aten.add.Tensor, (x,), {"other": y})
+    reader = graph.call_function(aten.neg.default, (add,))
+    add.meta["note"] = Annotation({x: "of x", y: "of y"}, Note([(x, add)]))
+    reader.meta["note"] = Annotation({add: Note((y, add))})
+    graph.output(reader)
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    rule = "z = add(x, y) => z' = add(relu(x), other=sigmoid(y), ..z)"
+    assert engine.apply(gm, loads(f"rule r once {{ {rule} }}")).modified
+    new = reader.args[0]
+    assert [op.target for op in new.all_input_nodes] == [
+        aten.relu.default,
+        aten.sigmoid.default,
+    ]
+    relu, sigmoid = new.all_input_nodes
+    assert new.meta["note"] == Annotation(
+        {relu: "of x", sigmoid: "of y"}, Note([(relu, new)])
+    )
+    assert reader.meta["note"] == Annotation({new: Note((sigmoid, new))})
 
 
 def test_a_structure_that_contains_itself_ends(nodes: dict[str, fx.Node]) -> None:

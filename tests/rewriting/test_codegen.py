@@ -253,6 +253,21 @@ def unusual_type(graph: fx.Graph) -> None:
     next(iter(graph.nodes)).type = list[torch.Tensor]
 
 
+def unusual_type_of_a_call(graph: fx.Graph) -> None:
+    graph.call_function(torch.neg, (next(iter(graph.nodes)),)).type = torch.Tensor
+
+
+class Owner:
+    def method(self, value: Any) -> Any:
+        return value
+
+
+def unusual_functions_that_are_equal(graph: fx.Graph) -> None:
+    x, owner = next(iter(graph.nodes)), Owner()
+    for function in (owner.method, owner.method):  # each is an object of its own
+        graph.call_function(function, (x,))
+
+
 def unusual_text(graph: fx.Graph) -> None:
     graph.call_function(torch.neg, ("# COUNTER: 7",))
 
@@ -274,6 +289,8 @@ UNUSUAL = (
     unusual_codegen,
     unusual_body,
     unusual_type,
+    unusual_type_of_a_call,
+    unusual_functions_that_are_equal,
     unusual_text,
     unusual_dict,
     unusual_getattr,

@@ -67,6 +67,16 @@ def test_inherited_containers_are_not_shared(pair: tuple[fx.Node, fx.Node]) -> N
     assert old.meta["quantization_annotation"].input_qspec_map == {old: 1}
 
 
+def test_what_is_neither_a_container_nor_an_annotation_is_shared(
+    pair: tuple[fx.Node, fx.Node],
+) -> None:
+    new, old = pair
+    old.meta.update(mark=object(), names={"a", "b"})
+    inherit(new, old)
+    assert new.meta["mark"] is old.meta["mark"]
+    assert new.meta["names"] == old.meta["names"] is not new.meta["names"]
+
+
 def test_fill_places_a_node_without_overwriting(pair: tuple[fx.Node, fx.Node]) -> None:
     new, old = pair
     nameless = old.graph.placeholder("nameless")

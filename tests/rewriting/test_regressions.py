@@ -105,6 +105,22 @@ def test_a_pattern_fixes_the_order_of_its_reads_and_writes() -> None:
     assert "does not say which comes first" in reason(rules, graph_of(body))
 
 
+def test_a_given_node_is_seen_again_when_it_reads_something_else() -> None:
+    rules = """
+    rule even once { z = neg(neg(x)) => z' = x }
+    rule outer once { z = sin(relu(x)) => z' = cos(x) }
+    """
+
+    def body(f: Any, x: Any, y: Any) -> Any:
+        value = f(aten.relu.default, (x,))
+        for _ in range(2):
+            value = f(aten.neg.default, (value,))
+        return f(aten.sin.default, (value,))
+
+    report = apply(rules, graph_of(body)).report
+    assert {rule.name: rule.matches for rule in report.rules} == {"even": 1, "outer": 1}
+
+
 # --- constants ---
 
 DOUBLE = """

@@ -391,6 +391,68 @@ def test_a_hook_returns_numbers(kind: str) -> None:
     assert "a hook returned no tensor" in refusal.reason
 
 
+@pytest.mark.parametrize("make", [fx.symbolic_trace, lambda m: exported_of(m)])
+def test_what_is_no_constant_was_none_at_first(make: Any) -> None:
+    write = "w <- w + aten.sum.default(initial(x))"
+    rule = f"rule r {{ y = linear(x, w, b?) => {write}  keep y }}"
+    assert reasons(make(Layer()), rule) == ["'x' is not a constant"]
+
+
+def exported_of(model: nn.Module) -> Any:
+    return torch.export.export(model, (torch.randn(2, 4),))
+
+
+def test_an_attribute_that_no_signature_lists_is_not_written() -> None:
+    program = exported_of(Layer())
+    program.graph_module.register_buffer("held", torch.ones(3, 4))
+    graph = program.graph
+    weight = next(n for n in graph.nodes if n.name == "p_fc_weight")
+    with graph.inserting_after(graph.find_nodes(op="placeholder")[-1]):
+        weight.replace_all_uses_with(graph.create_node("get_attr", "held"))
+    (reason,) = reasons(program, DOUBLE)
+    assert reason == "'held' is no state of the program: it is not written"
+
+
+@pytest.mark.parametrize("make", [fx.symbolic_trace, lambda m: exported_of(m)])
+def test_what_a_rule_has_stored_may_be_written(make: Any) -> None:
+    rules = loads("""
+    rule store once { y = linear(x, w, b?)
+                      => param p = w + 1  y' = aten.linear(relu(x), p, b) }
+    rule double { y = linear(relu(x), w, b?)
+                  => w <- w * 2  y' = linear(sigmoid(x), w, b) }
+    """)
+    model, x = Layer(), torch.randn(2, 4)
+    weight = model.fc.weight.detach().clone()
+    made = make(copy.deepcopy(model))
+    assert [r.matches for r in engine.apply(made, rules).report.rules] == [1, 1]
+    found = made(x) if isinstance(made, fx.GraphModule) else made.module()(x)
+    expected = F.linear(x.sigmoid(), (weight + 1) * 2, model.fc.bias)
+    torch.testing.assert_close(found, expected)
+
+
+def test_each_link_of_a_chain_is_written_with_what_it_reads() -> None:
+    rules = loads("""
+    pattern step(v, s, t) = add(mul(v, s), t) | sub(v, t)
+    rule r once { z = neg(step^+(cos(x), s, t))
+                  => s <- s * t  t <- t + 1  keep z }
+    """)
+    graph, root = fx.Graph(), nn.Module()
+    held = {f"c{i}": torch.full((3,), 2.0 + i) for i in range(5)}
+    for name, tensor in held.items():
+        root.register_buffer(name, tensor)
+    s0, t0, t1, s2, t2 = (graph.create_node("get_attr", name) for name in held)
+    call = graph.call_function
+    value = call(torch.cos, (graph.placeholder("x"),))
+    value = call(torch.add, (call(torch.mul, (value, s0)), t0))
+    value = call(torch.sub, (value, t1))
+    value = call(torch.add, (call(torch.mul, (value, s2)), t2))
+    graph.output(call(torch.neg, (value,)))
+    gm = fx.GraphModule(root, graph)
+    assert engine.apply(gm, rules).modified
+    found = [getattr(gm, name)[0].item() for name in held]
+    assert found == [2.0 * 3, 3.0 + 1, 4.0 + 1, 5.0 * 6, 6.0 + 1]
+
+
 def test_what_is_computed_is_not_written() -> None:
     class Double(nn.Module):
         def forward(self, w: torch.Tensor) -> torch.Tensor:

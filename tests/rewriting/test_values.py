@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import operator
 import threading
 from typing import Any
 
@@ -168,6 +169,91 @@ def test_like_is_taken_over_only_for_the_same_call() -> None:
         assert (node.meta["val"] is like.meta["val"]) is taken
 
 
+def test_literals_that_are_no_numbers_count() -> None:
+    sketch = Sketch(torch.ones(2, 3))
+    for dtype in (torch.float16, torch.float64, torch.float16):
+        node = sketch.call(aten._to_copy.default, sketch.inputs[0], dtype=dtype)
+        assert node.meta["val"].dtype == dtype
+
+
+def test_what_is_elementwise_for_some_sizes_only_is_run() -> None:
+    """A product of square matrices has the shape of a sum of them."""
+    sketch = Sketch(torch.ones(3, 3), torch.ones(1, 3))
+    square, row = sketch.inputs
+    for x in (square, row):
+        node = sketch.call(aten.mm.default, x, square)
+        assert node.meta["val"].shape == x.meta["val"].shape
+
+
+def test_operands_that_are_no_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    sketch = Sketch(torch.ones(2, 3))
+    ran = runs_of(sketch, monkeypatch)
+    pair = sketch.call(aten.max.dim, sketch.inputs[0], 1)
+    assert [value.dtype for value in pair.meta["val"]] == [torch.float32, torch.int64]
+    for index, dtype in enumerate([torch.float32, torch.int64]):
+        node = sketch.call(operator.getitem, pair, index)
+        assert node.meta["val"].dtype == dtype
+    size = sketch.call(aten.sym_size.int, sketch.inputs[0], 1)
+    doubled = sketch.call(operator.mul, size, 2)
+    assert (size.meta["val"], doubled.meta["val"]) == (3, 6)
+    flat = sketch.call(aten.view.default, sketch.inputs[0], [doubled])
+    assert flat.meta["val"].shape == (6,)
+    assert ran == [n for n in sketch.graph.nodes if n not in (*sketch.inputs, flat)]
+
+
+def test_dynamic_numbers_are_told_apart_by_what_they_are() -> None:
+    gm = exported(dynamic_shapes=({0: torch.export.Dim("n")},))
+    types = ValueTypes(gm)
+    relu = next(n for n in gm.graph.nodes if n.name == "relu")
+    size = gm.graph.call_function(aten.sym_size.int, (relu, 0))
+    types.infer(size)
+    for factor in (1, 2, 3, 2):
+        number = gm.graph.call_function(operator.mul, (size, factor))
+        full = gm.graph.call_function(aten.full.default, ([number], 1.0))
+        types.infer(number)
+        types.infer(full)
+        assert str(full.meta["val"].shape[0]) == str(number.meta["val"])
+        flat = gm.graph.call_function(aten.reshape.default, (full, [number, 1]))
+        types.infer(flat)
+        assert str(flat.meta["val"].shape[0]) == str(number.meta["val"])
+    assert len({str(n.meta["val"]) for n in gm.graph.nodes if n.target is full.target})
+
+
+def test_values_that_cannot_be_hashed_equal_no_others() -> None:
+    assert calls.identity({}) != calls.identity({})
+    assert calls.identity([1, {}]) != calls.identity([1, {}])
+    assert calls.identity([1, (2.0, None)]) == calls.identity((1, [2.0, None]))
+    assert calls.identity(1) != calls.identity(1.0) != calls.identity(True)
+
+
+def test_dtypes_of_many_calls_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_DTYPES", known := {})
+    monkeypatch.setattr(calls, "_MOST_DTYPES", 2)
+    sketch = Sketch(torch.ones(2, 3))
+    for number in range(5):
+        node = sketch.call(aten.add.Tensor, sketch.inputs[0], number)
+        assert node.meta["val"].dtype == torch.float32
+    assert len(known) == 1
+
+
+class OwnParameter(torch.nn.Parameter):
+    pass
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.eye(2).to_sparse(), OwnParameter(torch.eye(2))],
+    ids=["sparse", "own"],
+)
+def test_constants_of_other_kinds_are_recorded_as_torch_does(
+    tensor: torch.Tensor,
+) -> None:
+    sketch = Sketch(torch.ones(2))
+    found, wanted = sketch.types.of_tensor(tensor), sketch.mode.from_tensor(tensor)
+    assert type(found) is type(wanted) and found.layout is tensor.layout
+    assert found.requires_grad is tensor.requires_grad
+
+
 def test_a_graph_without_values_stays_without() -> None:
     graph = fx.Graph()
     node = graph.call_function(aten.neg.default, (graph.placeholder("x"),))
@@ -215,6 +301,10 @@ def test_tensor_meta_is_written_where_the_graph_has_it() -> None:
     ValueTypes(gm).infer(node)
     assert node.meta["tensor_meta"] == relu.meta["tensor_meta"]
     assert not node.meta["val"].requires_grad
+    assert node.meta["tensor_meta"].requires_grad
+    compared = gm.graph.call_function(aten.gt.Scalar, (relu, 0))
+    ValueTypes(gm).infer(compared)
+    assert not compared.meta["tensor_meta"].requires_grad
 
 
 def test_dynamic_sizes_are_kept_and_never_specialised() -> None:
