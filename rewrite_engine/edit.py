@@ -25,6 +25,10 @@ operands_of: Final[Callable[[fx.Node], Collection[fx.Node]]] = attrgetter(
     "_input_nodes" if _INTERNALS_KNOWN else "all_input_nodes"
 )
 """What a node reads, each node once: a view that changes with the node."""
+arguments_of: Final[Callable[[fx.Node], tuple[Any, Any]]] = attrgetter(
+    *(("_args", "_kwargs") if _INTERNALS_KNOWN else ("args", "kwargs"))
+)
+"""The positional arguments of a node, and those by keyword."""
 
 
 def new_node(graph: fx.Graph, op: str, target: Any, name: str | None = None) -> fx.Node:

@@ -112,7 +112,6 @@ class Driver:
         self._moves = Moves()
         self._tallies = {id(rule): _Tally() for rule in program.rules}
         self._order: list[str] = []
-        self._created: set[fx.Node] = set()
         self._fired: set[tuple[int, fx.Node]] = set()
         self._moved: dict[fx.Node, list[fx.Node]] = {}
         """Who reads a value since the last rewrite."""
@@ -143,7 +142,6 @@ class Driver:
         for node, rules in worklist:
             built = self._visit(node, rules, first=first)
             if built is not None:
-                self._created.update(built.created)
                 worklist.changed(built.created, self._moved)
 
     def _visit(
@@ -157,13 +155,14 @@ class Driver:
                 continue
             built = self._try(rule, node)
             if built is not None:
-                self._fired.add((id(rule), node))
+                if rule.rule.once:
+                    self._fired.add((id(rule), node))
                 return built
         return None
 
     def _is_new_site(self, rule: RuleProgram, node: fx.Node, *, first: bool) -> bool:
         """Whether a `once` rule may still be applied: a node of the graph as given."""
-        is_given = first and node not in self._created
+        is_given = first and node not in self.transaction.created
         return is_given and (id(rule), node) not in self._fired
 
     # --- one place ---
@@ -243,12 +242,13 @@ class Driver:
             effect = site.effects.get(old) or aliases.effect(old)
             check_result((old, effect), (new, effects.get(new)), aliases)
         describe(match, built)
-        moves = Moves.of(match, built) if self._is_annotated else Moves()
+        moves = Moves.of(match, built) if self._is_annotated else None
         if self._watch is not None:
             self.transaction.settle_output()
             self._watch.replacing(match, built)
         self._replace(match, built)
-        self._moves.update(moves)
+        if moves is not None:
+            self._moves.update(moves)
         return built
 
     def _make(self, subject: Subject, before: fx.Node) -> Built:

@@ -103,9 +103,9 @@ def _insertion_point(match: Match) -> fx.Node:
 
 def _staying_reader(match: Match) -> fx.Node | None:
     """The first root that stays and reads what is replaced."""
-    kept = _kept(match) & {*match.roots}
-    if not kept:
+    if not match.rule.keep:
         return None
+    kept = _kept(match) & {*match.roots}
     replaced = (match.bindings.get(name) for name in match.rule.replaced)
     values = [value for value in replaced if isinstance(value, fx.Node)]
     return min((r for v in values for r in v.users if r in kept), default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import fx
@@ -98,32 +98,28 @@ class Transaction:
     def detach(self, node: fx.Node) -> None:
         """Take a node without users out of the data flow; it goes at `commit`."""
         assert not node.users, f"{node} is still read"
-        self._remember_users(node)
-        undo = (_reattach, self.detached, node, node.args, node.kwargs)
-        self.journal.append(undo)
+        self._remember_users(edit.operands_of(node))
+        self.journal.append((_reattach, self.detached, node, *edit.arguments_of(node)))
         edit.set_arguments(node, (), {})
         self.detached[node] = None
 
     def _replace_input(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
-        self._remember_users(user)
-        self.journal.append((edit.set_arguments, user, user.args, user.kwargs))
+        self._remember_users(edit.operands_of(user))
+        self.journal.append((edit.set_arguments, user, *edit.arguments_of(user)))
         edit.replace_input(user, old, new)
 
-    def _remember_users(self, reader: fx.Node) -> None:
+    def _remember_users(self, operands: Iterable[fx.Node]) -> None:
         """New arguments put a reader last among the users of all its operands."""
-        for operand in edit.operands_of(reader):
-            self._remember_order(operand)
-
-    def _remember_order(self, operand: fx.Node) -> None:
-        # The only reader is the last one wherever it is put.
-        if len(operand.users) > 1 and operand not in self._user_order:
-            self._user_order[operand] = tuple(operand.users)
+        for operand in operands:
+            # The only reader is the last one wherever it is put.
+            if len(operand.users) > 1 and operand not in self._user_order:
+                self._user_order[operand] = tuple(operand.users)
 
     def _exchange_output(self, output: fx.Node, old: fx.Node, new: fx.Node) -> None:
         if self._output is None:
-            self._remember_users(output)
+            self._remember_users(edit.operands_of(output))
             self._output = OutputReads(output, self.record)
-        self._remember_order(new)
+        self._remember_users((new,))
         self._output.exchange(old, new)
 
     def settle_output(self) -> None:
