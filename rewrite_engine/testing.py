@@ -26,7 +26,9 @@ from torch.export import ExportedProgram
 from rewrite_engine.equivalence import assert_equivalent
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.verification.planting import Noise, Planted, Planter
+from rewrite_engine.verification.noise import Noise
+from rewrite_engine.verification.planted import Planted
+from rewrite_engine.verification.planting import Planter
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -73,7 +75,7 @@ def planted_graphs(
     names = [each.name for each in rules] if rule is None else [rule]
     planters = [Planter(rules, name) for name in names]
     for planter in planters:
-        if not planter.cases:
+        if not planter.fires:
             raise ValueError(f"no inputs are known with which '{planter.rule}' fires")
     most = noise or Noise(writes=2, random=1)
     counts = {

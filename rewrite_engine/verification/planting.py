@@ -3,136 +3,40 @@
 from __future__ import annotations
 
 import copy
-import operator
+import functools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import attrs
 import torch
-from torch import fx, nn
+from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils import _pytree as pytree
 
-from rewrite_engine import equivalence
-from rewrite_engine.graph_text import graph_text
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.verification.building import build_case
 from rewrite_engine.verification.cases import Case
 from rewrite_engine.verification.choices import Choice, Unsuitable
-from rewrite_engine.verification.examples import with_examples
+from rewrite_engine.verification.examples import example_cases, with_examples
+from rewrite_engine.verification.noise import RESIZING, Maker, Noise
+from rewrite_engine.verification.operands import is_ambiguous
 from rewrite_engine.verification.plans import first_choices, spread
+from rewrite_engine.verification.planted import Planted
 from rewrite_engine.verification.samples import RANDOM
+from rewrite_engine.verification.spellings import calls_of
 from rewrite_engine.verification.subject import Subject
 from rewrite_engine.verification.trials import tolerance_of, try_case
 from rewrite_engine.verification.verify import quiet
-
-aten = torch.ops.aten
 
 _INSTANCES: Final = 24
 """Instances of a rule that are planted, from all over it."""
 
 
-@attrs.frozen
-class Noise:
-    """What is put around an instance: how many calls of each kind, at most.
-
-    `pure` calls compute new values, `views` share storage, `writes` are in place,
-    `random` calls draw random numbers, `readers` are outputs beside those of the rule.
-    """
-
-    pure: int = 4
-    views: int = 2
-    writes: int = 0
-    random: int = 0
-    readers: int = 1
-
-
-@attrs.frozen(eq=False)
-class Planted:
-    """A graph with an instance of a rule in it, and inputs for it."""
-
-    rules: RuleSet
-    rule: str
-    module: fx.GraphModule = attrs.field(repr=False)
-    inputs: tuple[torch.Tensor, ...] = attrs.field(repr=False)
-    tolerance: float | None
-    """What the rule claims for this instance; None if it claims nothing."""
-
-    def check(self) -> int:
-        """Apply the rules to a copy and assert that it is right; how often they fired.
-
-        The copy is sound, its recorded values are those of a real run, it computes what
-        the original does, input writes and random numbers included, as exactly as the
-        rule claims, no tensor that it had was written, and a second application changes
-        nothing.
-        """
-        module = copy.deepcopy(self.module)
-        before, text = dict(_state(module)), graph_text(module)
-        values = {name: tensor.detach().clone() for name, tensor in before.items()}
-        result = self.rules.apply(module)
-        module.graph.lint()
-        after = dict(_state(module))
-        is_other = any(after.get(name) is not t for name, t in before.items())
-        is_modified = is_other or graph_text(module) != text
-        _insist(result.modified == is_modified, "`modified` is wrong")
-        assert_recorded(module, self.inputs)
-        written = [n for n, t in before.items() if not _same_bits(t, values[n])]
-        _insist(not written, f"written in place: {written}")
-        if self.tolerance is not None:
-            equivalence.assert_equivalent(
-                self.module, module, self.inputs, rtol=self.tolerance
-            )
-        if not self.rules[self.rule].once:  # such a rule may match what it builds
-            text = graph_text(module)
-            again = self.rules.apply(module)
-            is_final = not again.modified and graph_text(module) == text
-            _insist(is_final, "a second application changes the graph again")
-        return sum(r.matches for r in result.report.rules if r.name == self.rule)
-
-
-def assert_recorded(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
-    """Assert that the values that nodes record have the types of a real run."""
-    faults: list[str] = []
-
-    class Checker(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            recorded = n.meta.get("val")
-            if isinstance(recorded, torch.Tensor) and isinstance(value, torch.Tensor):
-                expected = (value.dtype, value.shape, _used_strides(value))
-                found = (recorded.dtype, recorded.shape, _used_strides(recorded))
-                if found != expected:
-                    faults.append(f"{n}: {found} recorded, {expected} run")
-            return value
-
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        Checker(copy.deepcopy(module)).run(*(tensor.clone() for tensor in inputs))
-    _insist(not faults, "\n".join(faults))
-
-
-def _insist(holds: bool, message: str) -> None:
-    # No `assert`: users run these checks under `python -O`, too.
-    if not holds:
-        raise AssertionError(message)
-
-
-def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.equal(one.nan_to_num(), other.nan_to_num())
-
-
-def _used_strides(tensor: torch.Tensor) -> tuple[int, ...]:
-    if tensor.numel() == 0:
-        return ()
-    pairs = zip(tensor.shape, tensor.stride(), strict=True)
-    return tuple(stride for size, stride in pairs if size > 1)
-
-
-def _state(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
+_READ: Final = (torch.float64, torch.float32)
+"""What noise reads: not what is rounded, nor what quantizers give."""
 
 
 class Planter:
@@ -143,107 +47,118 @@ class Planter:
         self.rule = rule
         checked = next(each for each in rules.file.rules if each.name == rule)
         self._subject = with_examples(Subject.of(checked), rules.tests)
+        self._base = functools.cache(self._find_base)
+        self._case = functools.cache(self._find_case)
+
+    @property
+    def fires(self) -> bool:
+        """Whether left sides are known on which the rule fires."""
+        numbers = range(len(self._instances))
+        return any(self._base(number) is not None for number in numbers)
 
     @cached_property
-    def cases(self) -> tuple[Case, ...]:
-        """Left sides in double precision on which the rule fires, one an instance."""
-        # Observers record what noise changes as well.
-        every = self._subject.compiled.instances()
-        functions = [each for each in every if each.calls_functions]
-        instances = spread(functions, _INSTANCES)
-        with quiet():
-            return tuple(case for each in instances for case in self._fitting(each))
+    def _instances(self) -> Sequence[Instance]:
+        some = self._subject.compiled.instances(4 * _INSTANCES)
+        usual = [each for each in some if not is_ambiguous(each.left, calls_of(each))]
+        return spread(usual, _INSTANCES)
 
-    def _fitting(self, instance: Instance) -> Iterator[Case]:
-        """The first case that fires, and what fires of other sizes and layouts."""
+    def _find_base(self, number: int) -> Case | None:
+        """The left side of an instance on which the rule fires, in double precision if
+        it can be; else a test in which it does.
+        """
+        instance = self._instances[number]
         for choice in first_choices(self._subject, instance):
             case = self._firing(instance, choice)
-            if case is None:
-                continue
-            yield case
-            for other in _others(choice):
-                found = self._firing(instance, other)
-                if found is not None:
-                    yield found
-            return
+            if case is not None:
+                return case
+        examples = example_cases(self.rules.tests, instance)
+        claimed = self._subject.rule.when is None
+        found = next(filter(self._fires, examples), None)
+        return None if found is None else attrs.evolve(found, claimed=claimed)
+
+    def _find_case(self, number: int, variant: int) -> Case | None:
+        """The same, of another size or layout if the rule fires on that, too."""
+        base = self._base(number)
+        if base is None or base.is_example or variant == 0:
+            return base
+        other = _others(base.choice)[variant - 1]
+        return self._firing(base.instance, other) or base
 
     def _firing(self, instance: Instance, choice: Choice) -> Case | None:
         try:
             case = build_case(self._subject, instance, choice)
         except Unsuitable:
             return None
-        return case if try_case(self._subject, case, 0, (RANDOM,)).fired else None
+        return case if self._fires(case) else None
+
+    def _fires(self, case: Case) -> bool:
+        return try_case(self._subject, case, 0, (RANDOM,)).fired
 
     def plant(self, seed: int, noise: Noise) -> Planted | None:
         """A graph, the same for the same seed; None if it does not run."""
         chosen = random.Random(seed)
-        case = chosen.choice(self.cases)
-        values = case.values(RANDOM, seed)
-        garden = _Garden(chosen, case, values, noise)
+        case = self._chosen(chosen)
+        if case is None:
+            return None
+        garden = _Garden(chosen, case, case.values(RANDOM, seed), noise)
         module, inputs = garden.grow()
         try:
-            with torch.no_grad():
-                copy.deepcopy(module)(*(tensor.clone() for tensor in inputs))
-                if chosen.random() < 0.7:
-                    fakes = FakeTensorMode(allow_non_fake_inputs=True)
-                    FakeTensorProp(module, fakes).propagate(*inputs)
+            recorded = _recorded(module, inputs)
         except RuntimeError:
             return None
+        if chosen.random() < 0.7:
+            for node, value in zip(module.graph.nodes, recorded, strict=True):
+                node.meta["val"] = value
         claimed = tolerance_of(self._subject.rule.tolerance, case)
         tolerance = claimed if case.claimed else None
-        return Planted(self.rules, self.rule, module, tuple(inputs), tolerance)
+        observers = tuple(path for path, made in case.modules.items() if made.watches)
+        return Planted(
+            self.rules, self.rule, module, tuple(inputs), tolerance, observers
+        )
+
+    def _chosen(self, chosen: random.Random) -> Case | None:
+        numbers = list(range(len(self._instances)))
+        chosen.shuffle(numbers)
+        variant = chosen.randint(0, _VARIANTS)
+        with quiet():
+            cases = (self._case(number, variant) for number in numbers)
+            return next((case for case in cases if case is not None), None)
 
 
-def _others(choice: Choice) -> Iterator[Choice]:
-    for batch in (0, 1):
-        sizes = attrs.evolve(choice.sizes, batch=batch)
-        yield attrs.evolve(choice, sizes=sizes, example=None)
-    yield attrs.evolve(choice, layout="transposed")
-    yield attrs.evolve(choice, dtype=torch.int64)
+def _recorded(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[Any]:
+    """The types of the values of all nodes in a run, which leaves everything as it is.
+
+    Strides are those that operators really give; some say others of fake tensors.
+    """
+    found, fakes = [], FakeTensorMode()
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            fake = pytree.tree_map_only(torch.Tensor, fakes.from_tensor, value)
+            found.append(fake)
+            return value
+
+    copied = copy.deepcopy(module)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        Recorder(copied, garbage_collect_values=False).run(
+            *(tensor.clone() for tensor in inputs)
+        )
+    return found
 
 
-_Maker: TypeAlias = Callable[[fx.Graph, fx.Node, torch.Tensor], fx.Node]
+_VARIANTS: Final = 4
 
 
-def _call(target: Any, *args: Any) -> _Maker:
-    return lambda graph, node, value: graph.call_function(target, (node, *args))
-
-
-_PURE: Final[Sequence[_Maker]] = (
-    _call(aten.neg.default),
-    _call(aten.mul.Tensor, 0.5),
-    _call(aten.sigmoid.default),
-    _call(aten.clone.default),
-    _call(torch.tanh),
-    _call(operator.add, 1),
-    lambda graph, node, value: graph.call_method("abs", (node,)),
-)
-_VIEWS: Final[Sequence[_Maker]] = (
-    _call(aten.alias.default),
-    _call(aten.detach.default),
-    lambda graph, node, value: graph.call_function(
-        aten.reshape.default, (node, list(value.shape))
-    ),
-    lambda graph, node, value: graph.call_method("view_as", (node, node)),
-    lambda graph, node, value: graph.call_function(
-        aten.slice.Tensor, (node, 0, 0, max(1, value.shape[0] - 1))
-    ),
-    lambda graph, node, value: graph.call_function(
-        aten.transpose.int, (node, 0, value.dim() - 1)
-    ),
-)
-_WRITES: Final[Sequence[_Maker]] = (
-    _call(aten.add_.Tensor, 0.25),
-    _call(aten.mul_.Tensor, 1.5),
-    _call(aten.relu_.default),
-    _call(operator.iadd, 1.0),
-    lambda graph, node, value: graph.call_method("mul_", (node, 0.5)),
-    lambda graph, node, value: graph.call_function(aten.copy_.default, (node, node)),
-)
-_RANDOM: Final[Sequence[_Maker]] = (
-    _call(aten.dropout.default, 0.5, True),
-    _call(aten.rand_like.default),
-)
+def _others(choice: Choice) -> tuple[Choice, ...]:
+    """As many as there are variants."""
+    empty, single = (attrs.evolve(choice.sizes, batch=batch) for batch in (0, 1))
+    return (
+        attrs.evolve(choice, sizes=empty, example=None),
+        attrs.evolve(choice, sizes=single, example=None),
+        attrs.evolve(choice, layout="transposed"),
+        attrs.evolve(choice, dtype=torch.int64),
+    )
 
 
 @attrs.define(eq=False)
@@ -259,6 +174,12 @@ class _Garden:
     known: dict[fx.Node, torch.Tensor] = attrs.field(factory=dict)
     """Nodes with floating-point values that noise may read, and example values."""
     noisy: list[fx.Node] = attrs.field(factory=list)
+    reads_inside: bool = attrs.field(init=False)
+    """Whether noise may read what the rule removes, so that it hardly ever fires."""
+
+    @reads_inside.default
+    def _half(self) -> bool:
+        return self.chosen.random() < 0.5
 
     @order.default
     def _shuffled(self) -> list[fx.Node]:
@@ -274,8 +195,8 @@ class _Garden:
         for node in self.order:
             copies[node] = self._input(node)
         calls = [n for n in self.case.graph.nodes if n.op.startswith("call")]
-        kinds = self._kinds()
-        slots: list[list[Sequence[_Maker]]] = [[] for _ in range(len(calls) + 1)]
+        kinds = self.noise.kinds(self.chosen)
+        slots: list[list[Sequence[Maker]]] = [[] for _ in range(len(calls) + 1)]
         for kind in kinds:
             self.chosen.choice(slots).append(kind)
         for kind in slots[0]:
@@ -286,8 +207,8 @@ class _Garden:
             self._know(copies[call], call)
             for kind in later:
                 self._disturb(kind)
-        self._output([copies[node] for node in self.case.graph.output_node().args[0]])
-        module = fx.GraphModule(self._root(), self.graph)
+        self._output([copies[node] for node in self._roots])
+        module = fx.GraphModule(self.case.module(self.values), self.graph)
         names = [n.target for n in self.graph.find_nodes(op="placeholder")]
         return module, [self.values[str(name)] for name in names]
 
@@ -296,37 +217,28 @@ class _Garden:
         made.meta.clear()
         if node.op == "placeholder":
             value = self.values[str(node.target)]
-            if value.dtype is torch.float64:
+            if value.dtype in _READ:
                 self.known[made] = value
         return made
 
-    def _root(self) -> nn.Module:
-        return self.case.module(self.values)
-
-    def _kinds(self) -> list[Sequence[_Maker]]:
-        noise, kinds = self.noise, []
-        for makers, most in (
-            (_PURE, noise.pure),
-            (_VIEWS, noise.views),
-            (_WRITES, noise.writes),
-            (_RANDOM, noise.random),
-        ):
-            kinds += [makers] * self.chosen.randint(0, most)
-        return kinds
+    @property
+    def _roots(self) -> list[fx.Node]:
+        return pytree.tree_leaves(self.case.graph.output_node().args)
 
     def _know(self, made: fx.Node, call: fx.Node) -> None:
         value = call.meta["val"]
-        if isinstance(value, torch.Tensor) and value.dtype is torch.float64:
+        is_hidden = not self.reads_inside and call not in self._roots
+        if isinstance(value, torch.Tensor) and value.dtype in _READ and not is_hidden:
             self.known[made] = value
 
-    def _disturb(self, makers: Sequence[_Maker]) -> None:
+    def _disturb(self, makers: Sequence[Maker]) -> None:
         usable = [n for n, v in self.known.items() if v.dim() and v.shape[0]]
         if not usable:
             return
         source = self.chosen.choice(usable)
         maker = self.chosen.choice(makers)
         made = maker(self.graph, source, self.known[source])
-        if maker not in _VIEWS[4:]:
+        if maker not in RESIZING:
             self.known[made] = self.known[source]
         self.noisy.append(made)
 

@@ -16,6 +16,9 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from rewrite_engine.equivalence import Run
+from rewrite_engine.verification.slack import larger, sensitivity
+
 Direction: TypeAlias = Literal["up", "down", "either"]
 
 _QUANTIZERS: Final = frozenset(
@@ -31,12 +34,14 @@ def quantizes(graph: fx.Graph) -> bool:
     return any(True for _ in _quantizers(graph))
 
 
-def stepped(module: fx.GraphModule) -> Iterator[fx.GraphModule]:
-    """The module with all quantized values one step higher, lower, and either."""
-    if quantizes(module.graph):
-        directions: tuple[Direction, ...] = ("up", "down", "either")
-        for direction in directions:
-            yield _with(module, _Step(direction))
+def step_slack(
+    module: fx.GraphModule, expected: Run, run: Callable[[fx.GraphModule], Run]
+) -> dict[str, float]:
+    """How much one step of its quantizers changes each value that a module gives."""
+    slack: dict[str, float] = {}
+    for moved in _stepped(module):
+        slack = larger(slack, sensitivity(expected, run(moved), 1.0))
+    return slack
 
 
 def saturates(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> bool:
@@ -47,6 +52,14 @@ def saturates(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> bool:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         _with(module, seen)(*(tensor.clone() for tensor in inputs))
     return seen.reached
+
+
+def _stepped(module: fx.GraphModule) -> Iterator[fx.GraphModule]:
+    """The module with all quantized values one step higher, lower, and either."""
+    if quantizes(module.graph):
+        directions: tuple[Direction, ...] = ("up", "down", "either")
+        for direction in directions:
+            yield _with(module, _Step(direction))
 
 
 def _quantizers(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -95,7 +108,8 @@ class _Step:
     def __call__(self, value: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
         step = torch.full(value.shape, -1 if self.direction == "down" else 1)
         if self.direction == "either":
-            step = torch.randint(0, 2, value.shape) * 2 - 1
+            chosen = torch.Generator().manual_seed(0)  # calls may draw, too
+            step = torch.randint(0, 2, value.shape, generator=chosen) * 2 - 1
         if value.dtype.is_floating_point:
             return value + value * step.to(value) * torch.finfo(value.dtype).eps
         moved = value.double() + step

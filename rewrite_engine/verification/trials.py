@@ -15,8 +15,9 @@ from rewrite_engine.errors import RewriteError
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import run as rewrite
 from rewrite_engine.verification.cases import Case
-from rewrite_engine.verification.rounding import quantizes, saturates, stepped
+from rewrite_engine.verification.rounding import quantizes, saturates, step_slack
 from rewrite_engine.verification.samples import ADVERSARIAL, NAN, RANDOM, SPECIAL
+from rewrite_engine.verification.slack import larger, sensitivity
 from rewrite_engine.verification.subject import Subject
 
 _SLACK = 8.0
@@ -236,11 +237,13 @@ class Pair:
         for seed in range(_NUDGES):
             moved = {k: equivalence.nudged(v, seed) for k, v in values.items()}
             again = self._run(self.before, moved, gradients=gradients, is_nudged=True)
-            slack = _larger(slack, _sensitivity(expected, again, _SLACK))
-        for module in stepped(self.before):
-            again = self._run(module, values, gradients=gradients)
-            slack = _larger(slack, _sensitivity(expected, again, 1.0))
-        return slack
+            slack = larger(slack, sensitivity(expected, again, _SLACK))
+        steps = step_slack(
+            self.before,
+            expected,
+            lambda module: self._run(module, values, gradients=gradients),
+        )
+        return larger(slack, steps)
 
     def _compare(
         self, expected: Run, actual: Run, slack: Mapping[str, float]
@@ -265,32 +268,3 @@ def _is_fair(expected: Run, kind: str) -> bool:
         return all(bool(tensor.isnan().any()) for tensor in tensors)
     everything = [*tensors, *expected.gradients.values()]
     return all(bool(tensor.isfinite().all()) for tensor in everything)
-
-
-def _sensitivity(expected: Run, nudged: Run, factor: float) -> dict[str, float]:
-    """How much each value changes with the last digit of the inputs, times a factor.
-
-    No formula can be held to more, since rounding alone changes as much.
-    """
-    slack = {}
-    for part in ("outputs", "inputs", "state", "gradients"):
-        old, new = getattr(expected, part), getattr(nudged, part)
-        for name in old.keys() & new.keys():
-            slack[name] = factor * _gap(old[name], new[name])
-    return slack
-
-
-def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    names = one.keys() | other.keys()
-    return {name: max(one.get(name, 0.0), other.get(name, 0.0)) for name in names}
-
-
-def _gap(old: object, new: object) -> float:
-    for value in (old, new):
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return 0.0
-    assert isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)
-    if old.numel() == 0 or old.shape != new.shape:
-        return 0.0
-    gap = (old.detach().double() - new.detach().double()).abs().nan_to_num(nan=0.0)
-    return float(gap.max())

@@ -22,7 +22,8 @@ from torch.export import ExportedProgram
 from rewrite_engine import engine, load, loads, rewriting
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.verification.planting import Noise, Planter
+from rewrite_engine.verification.noise import Noise
+from rewrite_engine.verification.planting import Planter
 
 FUSE = load("qat_fuse")
 PLANTED = loads(

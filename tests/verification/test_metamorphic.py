@@ -17,7 +17,9 @@ from torch.export import Dim
 
 from rewrite_engine import engine, loads
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.verification.planting import Noise, Planted, Planter
+from rewrite_engine.verification.noise import Noise
+from rewrite_engine.verification.planted import Planted
+from rewrite_engine.verification.planting import Planter
 
 aten = torch.ops.aten
 
