@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+# Modules that hold assertions and no tests: under `python -O`, these are run, too.
+pytest.register_assert_rewrite(
+    "tests.dsl.malformed", "tests.integrations.flow", "tests.integrations.isomorphism"
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # In a plain checkout the package is not installed, and no entry point names it.

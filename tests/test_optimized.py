@@ -1,11 +1,12 @@
 """The engine needs none of its assertions: `python -O -m pytest tests` passes, too.
 
-Under `-O`, pytest still runs the assertions of test modules, because it compiles them
-itself; those of the package are gone.
+Under `-O`, pytest still runs the assertions of test modules, and of others that
+`conftest.py` names, because it compiles them itself; those of the package are gone.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,15 @@ def test_assertions_of_tests_are_still_run(tmp_path: Path) -> None:
     wrong.write_text("def test_wrong() -> None:\n    assert __debug__\n")
     done = passes("--rootdir", str(tmp_path), "-c", "/dev/null", str(wrong))
     assert done.returncode == 1 and "1 failed" in done.stdout
+
+
+def test_assertions_outside_of_test_modules_are_still_run() -> None:
+    named = (ROOT / "tests/conftest.py").read_text()
+    for path in (ROOT / "tests").rglob("[!t]*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.name != "conftest.py" and asserts(path):
+            assert f'"{module}"' in named
+
+
+def asserts(path: Path) -> bool:
+    return re.search(r"^ *assert ", path.read_text(), re.MULTILINE) is not None
