@@ -81,7 +81,7 @@ class Transaction:
         for user in list(old.users):
             if user.op == "output":
                 self._exchange_output(user, old, new)
-            elif user is not new:
+            else:
                 self._replace_input(user, old, new)
 
     def replace_in(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:

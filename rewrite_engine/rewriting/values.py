@@ -231,9 +231,9 @@ class ValueTypes:
 
     def _equals(self, call: Call, like: fx.Node) -> bool:
         """Whether `like` is the same call; views of other memory never are."""
-        if call.target != like.target or self._key not in like.meta:
+        if self._key not in like.meta or may_alias(call.target):
             return False
-        return not may_alias(call.target) and call == call_of(like, self._operand)
+        return call == call_of(like, self._operand)
 
     def _computed(self, node: fx.Node, call: Call) -> Any:
         known = self._results.get(call) or _foreseen(call)

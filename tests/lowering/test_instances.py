@@ -10,6 +10,7 @@ import torch
 from rewrite_engine import load, loads, torch_ops
 from rewrite_engine.errors import RuleError
 from rewrite_engine.lowering.instances import Instance
+from rewrite_engine.lowering.rule import CompiledRule
 
 FUSE = load("qat_fuse")
 RANK = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
@@ -189,8 +190,14 @@ def called(module: torch.fx.GraphModule) -> str:
 
 
 def test_some_instances_of_a_rule_that_has_many() -> None:
-    options = [f"(sin(x{i}) | cos(x{i}))" for i in range(9)]
-    rule = loads(f"rule r {{ z = cat([{', '.join(options)}]) => z' = x0 }}")["r"]
+    def options(count: int) -> CompiledRule:
+        terms = ", ".join(f"(sin(x{i}) | cos(x{i}))" for i in range(count))
+        return loads(f"rule r {{ z = cat([{terms}]) => z' = x0 }}")["r"]
+
+    few = options(3)
+    assert [i.name for i in few.instances(most=3)] == ["r_0", "r_2", "r_5"]
+    assert len(few.instances(most=20)) == 8
+    rule = options(9)
     some = rule.instances(most=60)
     assert len(some) == len({called(instance.matcher) for instance in some}) == 60
     taken = frozenset().union(*(instance.taken for instance in some))
@@ -220,7 +227,7 @@ def test_operators_of_a_library_that_is_not_imported_are_in_no_instance(
 
 
 def test_a_right_side_that_takes_no_such_operands_is_an_error() -> None:
-    with pytest.raises(RuleError, match="the right wrong for its operands"):
+    with pytest.raises(RuleError, match="the right side cannot be computed: a must"):
         loads("rule r { z = relu(x) where x: f32[2] => z' = aten.mm.default(x, x) }")
 
 

@@ -310,6 +310,18 @@ def test_what_a_module_holds_can_be_given_to_new_calls() -> None:
     assert not [n for n in gm.graph.nodes if n.op == "call_module"]
 
 
+def test_what_a_module_holds_is_read_once() -> None:
+    rules = loads(
+        "rule r once { y = linear(x, w, _)"
+        "              => y' = F.linear(F.linear(relu(x), w), w) }"
+    )
+    layer, x = nn.Linear(4, 4), torch.randn(2, 4)
+    gm = calling(layer)
+    engine.apply(gm, rules)
+    assert len(gm.graph.find_nodes(op="get_attr")) == 1
+    assert torch.equal(gm(x), x.relu() @ layer.weight.t() @ layer.weight.t())
+
+
 def test_settings_of_a_module_are_carried_over() -> None:
     rules = loads(
         "rule r once { y = conv2d(x, w, b?, ..) => y' = conv2d(x, neg(w), b, ..y) }"

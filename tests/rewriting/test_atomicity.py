@@ -12,7 +12,7 @@ from torch import fx
 
 from rewrite_engine import RewriteError, engine, load, loads
 from rewrite_engine.graph_text import graph_text
-from rewrite_engine.rewriting import driver
+from rewrite_engine.rewriting import driver, run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.transaction import Transaction
 
@@ -137,6 +137,35 @@ def test_a_failure_at_any_step_leaves_the_graph_alone(
     assert result.modified
     assert steps > 10
     gm.graph.lint()
+
+
+def test_a_failure_after_the_last_edit_leaves_a_program_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.arange(3.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (self.w * 2)
+
+    program = torch.export.export(Scaled(), (torch.ones(3),))
+
+    def described() -> dict[str, Any]:
+        tables = program.state_dict, program.constants
+        held = [{name: id(value) for name, value in table.items()} for table in tables]
+        signature = str(program.graph_signature)
+        return {**snapshot(program.graph_module), "held": held, "signature": signature}
+
+    before = described()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_recompile", Countdown(0).wrap(run._recompile))
+        with pytest.raises(Injected):
+            engine.apply(program, loads(FOLD))
+    assert described() == before
+    assert engine.apply(program, loads(FOLD)).modified
+    assert list(program.state_dict) == ["p_w_folded"]
 
 
 def of_relus(count: int) -> fx.GraphModule:

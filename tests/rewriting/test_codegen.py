@@ -311,6 +311,12 @@ def test_unusual_graphs_are_left_to_torch(
     assert module.code == graph.python_code("self").src
 
 
+def test_a_line_is_one_line(graph: fx.Graph) -> None:
+    graph.call_method("no\nname", (next(iter(graph.nodes)),))
+    graph.output(None)
+    assert python_code(graph) is None
+
+
 def test_graph_that_writes_itself() -> None:
     class Own(fx.Graph):
         def python_code(self, *args: Any, **options: Any) -> Any:

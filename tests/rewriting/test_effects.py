@@ -12,7 +12,9 @@ import torch.ao.nn.intrinsic as nni
 import torch.ao.quantization.fx._decomposed
 import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
+from torch.ao.quantization.fx import _equalize
 
+from rewrite_engine.equalize import observers
 from rewrite_engine.rewriting.effect import PURE
 from rewrite_engine.rewriting.effects import effect_of
 
@@ -117,6 +119,7 @@ OVERLOADS = [
         call(torch.ops.quantized_decomposed.quantize_per_tensor, "x", "y"),
         "aliases=x,y clobbers effectful",
     ),
+    (call(torch.ops.quantized.linear.default, "x", "w", 1.0, 0), ""),
     (call(torch.ops.higher_order.cond, "x", "y"), "aliases=x,y clobbers effectful"),
     (
         call(torch.ops.profiler._record_function_enter_new.default, "name"),
@@ -140,6 +143,7 @@ FUNCTIONS = [
     (call(torch.sym_max, "x", "y"), ""),
     (call(torch._assert, "x", "bad"), "effectful"),
     (call(torch.fft.fft, "x"), ""),
+    (call(torch.functional.lu, "x"), "aliases=x clobbers effectful"),
     (call(F.linear, "x", "w"), ""),
     (call(F.gelu, "x"), ""),
     (call(F.max_pool2d, "x", 2), ""),
@@ -184,6 +188,7 @@ METHODS = [
     (call("view", "x", -1), "aliases=x"),
     (call("flatten", "x", 1), "aliases=x"),
     (call("float", "x"), "aliases=x"),
+    (call("tolist", "x"), ""),
     (call("type_as", "x", "y"), "aliases=x,y"),
     (call("__iadd__", "x", "y"), "aliases=x,y clobbers effectful"),
     (call("append", "x", "y"), "aliases=x,y clobbers effectful"),
@@ -231,12 +236,18 @@ def parametrized() -> nn.Module:
     return nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
 
 
+def replaced(sequence: nn.Module) -> nn.Module:
+    sequence[1] = Custom(2, 2)
+    return sequence
+
+
 class Custom(nn.Linear):
     pass
 
 
 CLOBBER = "aliases=x clobbers effectful"
 STATISTICS = "own_state effectful"
+WATCHES = "aliases=x own_state effectful"
 
 MODULES: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: nn.Linear(2, 2), ""),
@@ -261,6 +272,11 @@ MODULES: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: nni.BNReLU2d(nn.BatchNorm2d(2), nn.ReLU()).eval(), ""),
     (lambda: nni.BNReLU2d(nn.BatchNorm2d(2), nn.ReLU()), STATISTICS),
     (lambda: nni.LinearReLU(hooked(), nn.ReLU()), CLOBBER),
+    (lambda: replaced(nni.LinearReLU(nn.Linear(2, 2), nn.ReLU())), CLOBBER),
+    (lambda: torch.ao.quantization.MinMaxObserver(), WATCHES),
+    (lambda: torch.ao.quantization.FakeQuantize(), WATCHES),
+    (lambda: _equalize._InputEqualizationObserver(), WATCHES),
+    (lambda: observers.WeightEqualizationObserver(), WATCHES),
     (lambda: Custom(2, 2), CLOBBER),
     (hooked, CLOBBER),
     (patched, CLOBBER),
@@ -363,3 +379,41 @@ def test_a_graph_without_gradients_does_what_it_does_to_its_operands(body):
     target = torch.ops.higher_order.wrap_with_set_grad_enabled
     (node,) = gm.graph.find_nodes(op="call_function", target=target)
     assert summary(node, gm) == expected
+
+
+def running(body: Callable[[fx.Graph, fx.Node], Any]) -> fx.GraphModule:
+    """A graph that runs another one, with a buffer of its own, on `x`."""
+    inner, outer = fx.Graph(), fx.Graph()
+    inner.output((body(inner, inner.placeholder("x")),))
+    x, graph = outer.placeholder("x"), outer.get_attr("inner")
+    target = torch.ops.higher_order.wrap_with_set_grad_enabled
+    outer.output(outer.call_function(target, (False, graph, x)))
+    module = fx.GraphModule({"own": torch.ones(3)}, inner)
+    return fx.GraphModule({"inner": module}, outer)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (lambda graph, x: graph.call_function(aten.neg.default, (x,)), ""),
+        (lambda graph, x: graph.call_function(helper, (x,)), "any"),
+        (
+            lambda graph, x: graph.call_function(
+                aten.add_.Tensor, (graph.get_attr("own"), x)
+            ),
+            "any",
+        ),
+        (lambda graph, x: graph.get_attr("own"), "any"),
+        (lambda graph, x: graph.placeholder("y"), "any"),
+    ],
+    ids=["computes", "unknown call", "writes its own", "returns its own", "two inputs"],
+)
+def test_what_a_graph_holds_or_calls_counts(body: Any, expected: str) -> None:
+    gm = running(body)
+    node = gm.graph.output_node().args[0]
+    everything = "aliases=inner,x clobbers effectful"
+    assert summary(node, gm) == (everything if expected else "")
+
+
+def helper(x: torch.Tensor) -> torch.Tensor:
+    return x

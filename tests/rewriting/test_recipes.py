@@ -370,22 +370,24 @@ def calling(*arguments: tuple[Any, ...], target: Any) -> fx.GraphModule:
 
 
 @pytest.mark.parametrize(
-    ("rule", "target", "arguments"),
+    ("rule", "target", "given", "count"),
     [
-        ("N@mul(x, _)", torch.ops.aten.mul.Tensor, (..., 2j)),
-        ("N@all(x)", torch.ops.aten.cat.default, ((..., ...),)),
+        ("N@mul(x, _)", torch.ops.aten.mul.Tensor, [(..., 2.0)] * 2, 1),
+        ("N@mul(x, _)", torch.ops.aten.mul.Tensor, [(..., 2.0), (..., 2j)] * 2, 1),
+        ("N@all(x)", torch.ops.aten.cat.default, [([..., ...],)] * 2, 1),
+        ("N@all(x)", torch.ops.aten.cat.default, [((..., ...),)] * 2, 0),
     ],
-    ids=["complex numbers", "tuples of values"],
+    ids=["numbers", "complex numbers", "lists of values", "tuples of values"],
 )
 def test_arguments_that_no_recipe_holds(
-    rule: str, target: Any, arguments: tuple[Any, ...], repeated: list[object]
+    rule: str, target: Any, given: list[Any], count: int, repeated: list[object]
 ) -> None:
     text = f"rule r once {{ y = neg({rule}) => y' = N(relu(x)) }}"
-    gm = calling(arguments, arguments, target=target)
+    gm = calling(*given, target=target)
     rules = loads(f"pattern all(v) = cat([v, v]) {text}")
     expected = built_one_by_one(copy.deepcopy(gm), rules)
-    assert engine.apply(gm, rules).report.matches == 2
-    assert not repeated
+    assert engine.apply(gm, rules).report.matches == len(given)
+    assert len(repeated) == count
     assert described(gm) == described(expected)
 
 

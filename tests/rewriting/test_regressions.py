@@ -165,6 +165,46 @@ def fold(expression: str) -> str:
     return DOUBLE.replace("w * 2.0", expression)
 
 
+def test_what_folded_constants_grow_to_is_known_first() -> None:
+    long, product = torch.ones(4096), "reshape(w, [-1, 1]) * w"
+    gm = graph_of(multiply, w=long)
+    assert apply(fold("w * w"), gm).modified
+    assert "would take 128 MiB" in reason(fold(product), graph_of(multiply, w=long))
+
+
+def test_a_constant_is_named_after_the_first_that_it_is_made_of() -> None:
+    rule = DOUBLE.replace("mul(x, w)", "mul(x, w)", 1).replace(
+        "z = mul(x, w)", "z = mul(mul(x, $k), w)"
+    )
+    rule = rule.replace("w * 2.0", "aten.pow.Scalar($k, w)")
+
+    def body(f: Any, x: Any, y: Any, w: Any) -> Any:
+        return f(aten.mul.Tensor, (f(aten.mul.Tensor, (x, 3.0)), w))
+
+    gm = graph_of(body, w=torch.ones(3) * 2)
+    assert apply(rule, gm).modified
+    assert {name: value[0].item() for name, value in gm.named_parameters()} == {
+        "w_d": 9.0
+    }
+
+
+def test_lists_are_built_of_new_values_and_of_those_that_a_rest_stands_for() -> None:
+    rules = """
+    rule r once {
+      z = neg(cat([x, *others], $d))
+    =>
+      z' = cat([relu(x), *others, sin(x)], $d)
+    }
+    """
+
+    def body(f: Any, x: Any, y: Any) -> Any:
+        return f(aten.neg.default, (f(aten.cat.default, ([x, y, x], 1)),))
+
+    gm = graph_of(body)
+    assert apply(rules, gm).modified
+    assert torch.equal(gm(X, Y), torch.cat([X.relu(), Y, X, X.sin()], 1))
+
+
 def test_folding_never_writes_a_constant() -> None:
     gm = graph_of(multiply, w=torch.ones(3, dtype=torch.float64))
     assert "never written" in reason(fold("aten.mul_.Tensor(w, 3.0)"), gm)

@@ -103,6 +103,31 @@ def test_a_write_elsewhere_is_no_obstacle() -> None:
     assert reasons(MERGE, body) == []
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("y = relu(x)  z = neg(y) => y' = sin(x)  keep z", ["x", "w", "sin", "neg"]),
+        (
+            "y = relu(x)  z = mul(x, w) => y' = sin(x)  z' = add(x, w)",
+            ["x", "w", "neg", "sin", "add"],
+        ),
+    ],
+    ids=["in front of a root that stays", "in front of the last root"],
+)
+def test_where_new_nodes_go(rule: str, expected: list[str]) -> None:
+    def body(f: Any, x: Any, w: Any) -> Any:
+        y = f(aten.relu.default, (x,))
+        if "mul" not in rule:
+            return f(aten.neg.default, (y,))
+        other = f(aten.neg.default, (x,))
+        return y, f(aten.mul.Tensor, (x, w)), other
+
+    gm = graph_of(body)
+    assert engine.apply(gm, loads(f"rule r once {{ {rule} }}")).modified
+    names = [node.name.partition("_")[0] for node in gm.graph.nodes]
+    assert names == [*expected, "output"]
+
+
 def test_keep_allows_other_readers() -> None:
     rules = MERGE.replace("=>", "=>\n  keep y")
     gm = graph_of(outside_reader)

@@ -148,6 +148,12 @@ SITES = {
         mul(neg(X), Y),
         mul(relu(Y), relu(X)),
     ),
+    "capture, with a question about readers": (
+        "y = mul(N@(relu(a) | neg(a)), b)\n where uses(b) == 1",
+        mul(relu(X), Y),
+        mul(relu(X), Y),
+        mul(neg(X), X),
+    ),
     "list": (
         "y = aten.cat.default([relu(a), *others])",
         cat(relu(X), Y),
@@ -209,6 +215,21 @@ def test_equal_layers_need_no_search(library: str, searches: list[object]) -> No
     assert report.matches == matches
     assert len(searches) == report.rules[0].candidates - matches
     assert graph_text(gm) == graph_text(expected)
+
+
+def test_a_dynamic_size_is_another_one_elsewhere(searches: list[object]) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return x.sin().relu(), x.cos().relu(), x.sin().relu()
+
+    batch = ({0: torch.export.Dim("batch", min=2, max=9)},)
+    x = torch.ones(4, 3)
+    program = torch.export.export(Model(), (x,), dynamic_shapes=batch)
+    rules = loads("rule r once { y = relu(sin(x)) where x: [$N, _] => y' = neg(x) }")
+    assert engine.apply(program, rules).report.matches == 2
+    assert len(searches) == 2
+    found = program.module()(torch.ones(5, 3))
+    assert [value[0, 0].sign() for value in found] == [-1, 1, -1]
 
 
 def test_a_guard_of_the_caller_is_asked_once_for_each_match() -> None:
