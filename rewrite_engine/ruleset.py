@@ -126,6 +126,15 @@ class RuleSet:
             raise KeyError(name)
         return found
 
+    def only(self, *names: str) -> RuleSet:
+        """The rules of these names alone, in the phases in which they run.
+
+        Raises: KeyError.
+        """
+        for name in names:
+            self[name]
+        return RuleSet(self.name, self.file.only(frozenset(names)))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RuleSet) and other.content_hash == self.content_hash
 

@@ -16,6 +16,7 @@ LAYERS = (
     ("dsl",),
     (
         "torch_ops",
+        "torch_warnings",
         "hooks",
         "module_forms",
         "tensor_types",

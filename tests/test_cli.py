@@ -489,6 +489,17 @@ def test_verify_prints_a_program_that_shows_a_difference(here, run):
     assert "error[E601]" in out and "assert_equivalent(before, after, inputs" in out
 
 
+def test_verify_in_a_pipe_cuts_nothing_and_names_the_rule_that_is_wrong(here, run):
+    wrong = "a_name_that_is_longer_than_what_a_table_of_a_terminal_has_room_for"
+    rule = f"rule {wrong} {{ z = sub(x, y) where y: f32 => z' = sub(y, x) }}"
+    (here / "r.rules").write_text(f"{RELU_TWICE}\n{rule}")
+    _, out, _ = run("verify", "r.rules", "--trials", "0")
+    heading, _, *rows = out.splitlines()[1:5]
+    assert heading.split()[-4:] == ["guards", "both", "ways", "result"]
+    assert [row.split()[0] for row in rows] == ["relu_twice", wrong]
+    assert f"load('r.rules').only('{wrong}')" in out
+
+
 def test_verify_takes_no_negative_number_of_trials(here, run):
     (here / "r.rules").write_text(RELU_TWICE)
     status, _, err = run("verify", "r.rules", "--trials", "-1")

@@ -303,6 +303,23 @@ def test_a_rule_set_can_be_pickled_and_compared() -> None:
     assert engine.apply(gm, again).report.matches == 1
 
 
+def test_some_rules_of_a_set_keep_their_phases_and_tests() -> None:
+    rules = loads("""
+    rule first { z = relu(relu(x)) => z' = relu(x) }
+    rule second { z = neg(neg(x)) => z' = x }
+    pipeline p { once {second} fixpoint {first, second} }
+    test "one" { given (x: f32[2]) { return neg(neg(x)) } expect second * 1 }
+    test "both" { given (x: f32[2]) { return x } expect first * 0, second * 0 }
+    """)
+    chosen = rules.only("second")
+    assert [rule.name for rule in chosen] == ["second"]
+    assert [phase.rules for phase in chosen.file.phases] == [("second",), ("second",)]
+    assert [test.title for test in chosen.tests] == ["one"]
+    assert chosen != rules
+    with pytest.raises(KeyError, match="third"):
+        rules.only("third")
+
+
 def test_find_changes_nothing() -> None:
     gm = exported(conv_bn(), X).module()
     text = graph_text(gm)

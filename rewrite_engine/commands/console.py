@@ -9,7 +9,8 @@ from rich.text import Text
 
 from rewrite_engine.errors import Diagnostic
 
-_WIDTH_OF_FILES = 100
+_WIDTH_OF_FILES = 10_000
+"""More columns than any table has: only terminals are too narrow for one."""
 
 
 class _Output(Console):
@@ -19,7 +20,7 @@ class _Output(Console):
 
 
 def output() -> Console:
-    """Results. Text is never wrapped; a table in a pipe or file is 100 columns wide."""
+    """Results. Text is never wrapped, and a table in a pipe or file is never cut."""
     width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
     return _Output(highlight=False, markup=False, soft_wrap=True, width=width)
 

@@ -15,9 +15,9 @@ from rewrite_engine.report import RuleReport
 def print_report(rules: Sequence[RuleReport], out: Console) -> None:
     """A row a rule, what it tried, did and left alone; then every reason."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("rule", no_wrap=True)
+    table.add_column("rule", overflow="fold")
     for heading in ("candidates", "matches", "refusals", "ms"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for rule in rules:
         table.add_row(*_row(rule), style="" if rule.candidates else "dim")
     out.print()

@@ -65,9 +65,9 @@ def _print(found: Verification, out: Console) -> None:
     from rewrite_engine.verification.report import COLUMNS, cells
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("rule", no_wrap=True)
+    table.add_column("rule", overflow="fold")
     for heading in COLUMNS:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for rule in found.rules:
         table.add_row(rule.name, *cells(rule).values())
     out.print(table, soft_wrap=False)

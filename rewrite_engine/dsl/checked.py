@@ -450,6 +450,12 @@ class Test:
 
     __test__ = False  # pytest must not collect it
 
+    @property
+    def expected(self) -> frozenset[str]:
+        """The rules of which something is expected."""
+        named = (e for e in self.expect if not isinstance(e, nodes.ExpectEqual))
+        return frozenset(each.rule for each in named)
+
 
 @attrs.frozen
 class Phase:
@@ -469,6 +475,18 @@ class RuleFile:
     rules: tuple[Rule, ...]
     tests: tuple[Test, ...] = ()
     phases: tuple[Phase, ...] = ()
+
+    def only(self, names: frozenset[str]) -> RuleFile:
+        """The rules of these names, and the tests that expect something of them."""
+        phases = (
+            attrs.evolve(phase, rules=tuple(n for n in phase.rules if n in names))
+            for phase in self.phases
+        )
+        return RuleFile(
+            tuple(rule for rule in self.rules if rule.name in names),
+            tuple(t for t in self.tests if names.issuperset(t.expected) and t.expected),
+            tuple(phase for phase in phases if phase.rules),
+        )
 
     def rules_together(self) -> Iterator[tuple[Rule, ...]]:
         """The rules of each phase; without a pipeline, all of them."""

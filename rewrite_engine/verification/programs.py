@@ -65,9 +65,10 @@ def program_of(found: Counterexample, rules: RuleSet, rule: checked.Rule) -> str
 
 def _load(rules: RuleSet, rule: checked.Rule) -> str:
     path = Path(rule.source.name)
+    loaded = f'loads(r"""\n{rule.source.text.strip()}\n""")'
     if path.suffix == ".rules":
-        return f"load({str(path)!r})"
-    return f'loads(r"""\n{rule.source.text.strip()}\n""")'
+        loaded = f"load({str(path)!r})"
+    return loaded if len(rules) == 1 else f"{loaded}.only({rule.name!r})"
 
 
 def _imports(case: Case) -> list[str]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import attrs
 import torch
@@ -17,6 +18,7 @@ from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.lowering.concrete_left import Alternative
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.ruleset import RuleSet
+from rewrite_engine.torch_warnings import heard
 from rewrite_engine.verification.building import build_case
 from rewrite_engine.verification.cases import Case
 from rewrite_engine.verification.choices import Choice, Unsuitable
@@ -63,7 +65,7 @@ def verify(
     start = time.perf_counter()
     with quiet():
         found = tuple(
-            _verify(rule, rules, trials, most_instances, seed)
+            heard(partial(_verify, rule, rules, trials, most_instances, seed))
             for rule in rules.file.rules
         )
     return Verification(found, time.perf_counter() - start)
