@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Container, Iterable
 from functools import cached_property
 from typing import Protocol
@@ -12,7 +11,6 @@ from typing import Protocol
 import attrs
 from torch import fx
 
-from rewrite_engine.edit import operands_of
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.matching.machine import Judge
 from rewrite_engine.matching.match import Match
@@ -23,19 +21,19 @@ from rewrite_engine.report import RefusalReport, Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import may_name_nodes, retarget
 from rewrite_engine.rewriting.build import Built, build
+from rewrite_engine.rewriting.equal_matches import EqualMatches, Subject
+from rewrite_engine.rewriting.fake_runs import ValueInferenceError
 from rewrite_engine.rewriting.fixups import Moves, describe
-from rewrite_engine.rewriting.recipes import Recipes, Subject
+from rewrite_engine.rewriting.removal import Removal
 from rewrite_engine.rewriting.safety import (
     Refused,
-    check_constants,
-    check_order,
     check_reads,
     check_result,
     find_site,
 )
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
-from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
+from rewrite_engine.rewriting.values import ValueTypes
 from rewrite_engine.tensor_types import compatible
 
 _CONSTANT_OPS = ("get_attr", "placeholder")
@@ -108,7 +106,7 @@ class Driver:
         self._limits = limits
         self._watch = watch
         self._types = ValueTypes(self.module, state.facts.staged)
-        self._recipes = Recipes(self.transaction, state, self._types, program.memory)
+        self._known = EqualMatches(self.transaction, state, self._types, program.memory)
         self._moves = Moves()
         self._tallies = {id(rule): _Tally() for rule in program.rules}
         self._order: list[str] = []
@@ -189,7 +187,7 @@ class Driver:
 
     def _search(self, rule: RuleProgram, node: fx.Node, done: list[Built]) -> Outcome:
         """The first match at a node that can be rewritten; it is in `done`, then."""
-        found = self._recipes.find(rule.rule, node)
+        found = self._known.find(rule.rule, node)
         refusal = None if found is None else self._judge(found.match, found, done)
         if found is not None and refusal is None:
             return Outcome(found.match)
@@ -235,7 +233,7 @@ class Driver:
     def _rewrite(self, match: Match, subject: Subject | None) -> Built:
         aliases = self._aliases
         site = find_site(match, aliases)
-        built = self._make(subject or self._recipes.recall(match), site.before)
+        built = self._make(subject or self._known.recall(match), site.before)
         check_reads(built.created, built.replaced)
         effects = {node: aliases.add(node) for node in built.created}
         for old, new in built.replaced.items():
@@ -254,17 +252,18 @@ class Driver:
     def _make(self, subject: Subject, before: fx.Node) -> Built:
         """The new nodes, whose types and effects are those of what they replace."""
         match = subject.match
-        built = self._recipes.repeat(subject, before)
+        built = self._known.repeat(subject, before)
         if built is not None:
-            self._check_constants(match, built)
+            self._removal.check_constants(match, built)
             return built
         built = build(match, before, self.transaction, self._state, self._types)
         for old, new in built.replaced.items():
             reason = compatible(old, new)
             if reason is not None:
                 raise Refused(f"the replacement of '{old}' does not fit: {reason}")
-        self._check_effects_kept(match, built)
-        self._recipes.learn(subject, built)
+        self._removal.check_constants(match, built)
+        self._removal.check_effects(match, built)
+        self._known.learn(subject, built)
         return built
 
     def _replace(self, match: Match, built: Built) -> None:
@@ -273,54 +272,8 @@ class Driver:
             self._moved.setdefault(new, []).extend(old.users)
             self.transaction.replace_uses(old, new)
             self._aliases.unite(old, new)
-        self._remove(match, staying(match, built))
-        self._check_gone(built)
+        self._removal.remove(match, built)
         self._state.readers.add(built.created)
-
-    # --- dead nodes ---
-
-    def _remove(self, match: Match, staying: set[fx.Node]) -> None:
-        """Detach the calls that are no longer read, and what only they read."""
-        todo = list(match.calls)
-        while todo:
-            node = todo.pop()
-            if node.users or node in staying or not self._may_go(node, match):
-                continue
-            operands = tuple(operands_of(node))
-            self.transaction.detach(node)
-            self._aliases.discard(node)
-            todo += operands
-
-    def _may_go(self, node: fx.Node, match: Match) -> bool:
-        if node.op == "output" or node in self.transaction.detached:
-            return False
-        if node.op == "placeholder":
-            return self._state.facts.is_lifted(node)
-        # The effects of matched calls live on in their copies, or the rule erases them.
-        return node in match.calls or not self._aliases.effect(node).effectful
-
-    def _check_effects_kept(self, match: Match, built: Built) -> None:
-        """Every effect of the match happens exactly once in the new graph."""
-        self._check_constants(match, built)
-        check_order(built.copies, self._aliases)
-        copies = Counter(built.copies.values())
-        unmoved = erased_by(match) | staying(match, built)
-        for call in match.calls:
-            if call in unmoved or not self._aliases.effect(call).effectful:
-                continue
-            if copies[call] != 1:
-                raise Refused(f"the effect of '{call}' would be lost or repeated")
-
-    def _check_constants(self, match: Match, built: Built) -> None:
-        if built.folded:
-            gone = erased_by(match) | watching(match)
-            check_constants(built.folded, gone, self._aliases)
-
-    def _check_gone(self, built: Built) -> None:
-        for call in built.copies.values():
-            kept = call not in self.transaction.detached
-            if kept and self._aliases.effect(call).effectful:
-                raise Refused(f"the effect of '{call}' would happen twice")
 
     @cached_property
     def _is_annotated(self) -> bool:
@@ -329,6 +282,10 @@ class Driver:
     @cached_property
     def _aliases(self) -> AliasIndex:
         return AliasIndex.of(self.graph, self.module, self._state.facts.lifted)
+
+    @cached_property
+    def _removal(self) -> Removal:
+        return Removal(self.transaction, self._aliases, self._state.facts)
 
     # --- limits ---
 
@@ -384,33 +341,3 @@ class Driver:
         gone = self.transaction.detached
         tallies = ((r.rule.name, self._tallies[id(r)]) for r in self._program.rules)
         return Report(tuple(t.report(name, gone) for name, t in tallies), seconds)
-
-
-def staying(match: Match, built: Built) -> set[fx.Node]:
-    """The calls of a match that stay: roots that it keeps, values that take the place
-    of others, and what these read.
-    """
-    kept = {new for new in built.replaced.values() if new in match.calls}
-    if match.rule.keep:
-        kept |= {match.bindings[name] for name in match.rule.keep} & set(match.roots)
-    todo, found = list(kept - built.replaced.keys()), set()
-    while todo:
-        call = todo.pop()
-        if call in match.calls and call not in found and call not in built.replaced:
-            found.add(call)
-            todo.extend(call.all_input_nodes)
-    return found
-
-
-def erased_by(match: Match) -> set[fx.Node]:
-    """What the rule takes out of the graph, with its effect."""
-    return {match.bindings[name] for name in match.rule.erase}
-
-
-def watching(match: Match) -> set[fx.Node]:
-    """The observers of a match: they write their own state whenever they run."""
-    return {
-        call
-        for call, spelling in match.calls.items()
-        if spelling.form is not None and not spelling.signature.functions
-    }

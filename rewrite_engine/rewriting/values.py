@@ -7,10 +7,8 @@ it, so a new node gets one too.
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -18,10 +16,8 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental import _config
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
-from rewrite_engine.errors import RewriteError
 from rewrite_engine.rewriting.calls import (
     Call,
     call_of,
@@ -32,27 +28,19 @@ from rewrite_engine.rewriting.calls import (
     remember_dtype,
     reshape_result,
 )
+from rewrite_engine.rewriting.fake_runs import ValueInferenceError, run
 from rewrite_engine.rewriting.fake_tensors import FakeTensors
 from rewrite_engine.tensor_types import (
     UNKNOWN,
     VALUE_KEYS,
     TensorType,
     attribute,
-    compatible,
     is_dense,
     is_static,
     mismatch,
     recorded,
     type_of,
 )
-
-__all__ = [
-    "TensorType",
-    "ValueInferenceError",
-    "ValueTypes",
-    "compatible",
-    "type_of",
-]
 
 
 class _Result(NamedTuple):
@@ -71,15 +59,6 @@ class Derivation(NamedTuple):
 
 
 _NOTHING_STAGED: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
-class ValueInferenceError(RewriteError):
-    """The value of a new node cannot be derived; `reason` says why, in one line."""
-
-    def __init__(self, node: fx.Node, reason: str) -> None:
-        self.node = node
-        self.reason = reason
-        super().__init__(f"the type of {node.name} cannot be derived: {reason}")
 
 
 class ValueTypes:
@@ -265,17 +244,8 @@ class ValueTypes:
     def _run(
         self, node: fx.Node, sizes: AbstractContextManager[None] | None = None
     ) -> Any:
-        if node.op == "call_module":
-            raise ValueInferenceError(node, "it calls a module")
-        if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
-            raise ValueInferenceError(node, "it changes the shape of its operand")
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
         assert self._mode is not None, "without a mode, nothing is derived"
-        try:
-            with torch.no_grad(), self._mode, sizes or _sizes_unchanged(self._mode):
-                return _invoke(node, args, kwargs)
-        except Exception as error:
-            raise ValueInferenceError(node, _first_line(error)) from error
+        return run(node, self._value, self._mode, sizes)
 
     def _tensor_meta(self, value: torch.Tensor, requires_grad: bool) -> TensorMetadata:
         kind = self._identity(value)
@@ -333,16 +303,6 @@ def _convention(graph: fx.Graph) -> tuple[str, FakeTensorMode | None, bool]:
     return VALUE_KEYS[0], None, False
 
 
-def _invoke(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _is_reproducible(target: Any, value: object) -> bool:
     """Whether a fresh tensor of the same type is as good as this result."""
     return (
@@ -366,47 +326,3 @@ def _requires_grad(node: fx.Node, value: torch.Tensor) -> bool:
         if getattr(operand.meta.get("tensor_meta"), "requires_grad", False):
             return True
     return False
-
-
-@contextmanager
-def _sizes_unchanged(mode: FakeTensorMode) -> Iterator[None]:
-    """Fails if the code needs a new guard on a dynamic size, or a new such size.
-
-    What operators ask about sizes only to be quick (`guard_or_false`) is answered as
-    if it was not known: the answer then holds for every size, and needs no guard.
-    """
-    sizes = mode.shape_env
-    if sizes is None:
-        yield
-        return
-    pending = sizes.pending_fresh_unbacked_symbols
-    known = len(pending)
-    general = _config.patch(backed_size_oblivious=True)
-    with sizes.error_on_new_guards(), general, _unlogged():
-        yield
-    if len(pending) > known:
-        del pending[known:]
-        raise ValueError("the shape of its result depends on data")
-
-
-_LOGS: Final = tuple(
-    logging.getLogger(f"torch.{name}")
-    for name in ("_subclasses.fake_tensor", "fx.experimental.symbolic_shapes")
-)
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Without what torch logs when an operator raises: that is an answer here."""
-    thread = threading.get_ident()
-
-    def others(_record: logging.LogRecord) -> bool:
-        return threading.get_ident() != thread
-
-    for log in _LOGS:
-        log.addFilter(others)
-    try:
-        yield
-    finally:
-        for log in _LOGS:
-            log.removeFilter(others)

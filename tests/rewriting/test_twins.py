@@ -14,7 +14,7 @@ from benches import models
 from rewrite_engine import engine, load, loads
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.matching import matcher
-from rewrite_engine.rewriting.recipes import Recipes
+from rewrite_engine.rewriting.equal_matches import EqualMatches
 from rewrite_engine.ruleset import RuleSet
 from tests.matching.test_matchers import random_graph
 
@@ -51,7 +51,7 @@ def sites(*calls: Calls) -> fx.GraphModule:
 
 def searched(gm: fx.GraphModule, rules: RuleSet) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recipes, "find", lambda self, rule, anchor: None)
+        patch.setattr(EqualMatches, "find", lambda self, rule, anchor: None)
         return engine.apply(gm, rules)
 
 

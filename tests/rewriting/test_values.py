@@ -13,8 +13,9 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rewrite_engine.rewriting import calls, values
-from rewrite_engine.rewriting.values import ValueInferenceError, ValueTypes
+from rewrite_engine.rewriting import calls, fake_runs
+from rewrite_engine.rewriting.fake_runs import ValueInferenceError
+from rewrite_engine.rewriting.values import ValueTypes
 from rewrite_engine.tensor_types import compatible, type_of
 
 aten = torch.ops.aten
@@ -364,7 +365,7 @@ def test_what_other_threads_log_is_kept(caplog: pytest.LogCaptureFixture) -> Non
     log = logging.getLogger("torch._subclasses.fake_tensor")
     log.addHandler(caplog.handler)
     try:
-        with values._unlogged():
+        with fake_runs._unlogged():
             log.warning("here")
             other = threading.Thread(target=log.warning, args=("elsewhere",))
             other.start()

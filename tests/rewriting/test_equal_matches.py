@@ -13,9 +13,9 @@ from torch import fx
 
 from benches import models
 from rewrite_engine import engine, load, loads
-from rewrite_engine.rewriting import driver, recipes
+from rewrite_engine.rewriting import driver, equal_matches, recipes
+from rewrite_engine.rewriting.equal_matches import EqualMatches, Subject
 from rewrite_engine.rewriting.outlines import Unrepeatable
-from rewrite_engine.rewriting.recipes import Recipes, Subject
 from rewrite_engine.rewriting.values import ValueTypes
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import type_of
@@ -26,14 +26,14 @@ def repeated(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The matches that were repeated."""
     found: list[object] = []
 
-    class Counting(Recipes):
+    class Counting(EqualMatches):
         def repeat(self, subject: Any, before: fx.Node) -> Any:
             built = super().repeat(subject, before)
             if built is not None:
                 found.append(built)
             return built
 
-    monkeypatch.setattr(driver, "Recipes", Counting)
+    monkeypatch.setattr(driver, "EqualMatches", Counting)
     return found
 
 
@@ -60,8 +60,10 @@ def _plain(value: Any) -> Any:
 
 def built_one_by_one(gm: fx.GraphModule, rules: RuleSet) -> fx.GraphModule:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recipes, "recall", lambda self, match: Subject(match, None, None))
-        patch.setattr(Recipes, "find", lambda self, rule, anchor: None)
+        patch.setattr(
+            EqualMatches, "recall", lambda self, match: Subject(match, None, None)
+        )
+        patch.setattr(EqualMatches, "find", lambda self, rule, anchor: None)
         engine.apply(gm, rules)
     return gm
 
@@ -403,7 +405,7 @@ def test_little_is_remembered(
     monkeypatch: pytest.MonkeyPatch, repeated: list[object]
 ) -> None:
     rules = loads("rule r once { y = mul(x, $k) => y' = div(x, 1 / $k) }")
-    monkeypatch.setattr(recipes, "_MOST_KNOWN", 2)
+    monkeypatch.setattr(equal_matches, "_MOST_KNOWN", 2)
     engine.apply(traced(2.0, 4.0, 8.0), rules)  # the last takes the place of two
     for scale, count in [(8.0, 1), (2.0, 0)]:
         repeated.clear()

@@ -1,0 +1,102 @@
+"""What leaves the graph with a match, and the effects that must outlive it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+from torch import fx
+
+from rewrite_engine.edit import operands_of
+from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.matching.match import Match
+from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.build import Built
+from rewrite_engine.rewriting.safety import Refused, check_constants, check_order
+from rewrite_engine.rewriting.transaction import Transaction
+
+
+@attrs.frozen(eq=False)
+class Removal:
+    """Takes replaced calls out of one graph, or says why they cannot go."""
+
+    transaction: Transaction
+    aliases: AliasIndex
+    facts: GraphFacts
+
+    def check_constants(self, match: Match, built: Built) -> None:
+        """Whether nothing that stays writes what was folded. Raises: Refused"""
+        if built.folded:
+            gone = _erased(match) | _watching(match)
+            check_constants(built.folded, gone, self.aliases)
+
+    def check_effects(self, match: Match, built: Built) -> None:
+        """Whether every effect of the match is in the new graph once, in their order.
+
+        Raises: Refused
+        """
+        check_order(built.copies, self.aliases)
+        copies = Counter(built.copies.values())
+        unmoved = _erased(match) | _staying(match, built)
+        for call in match.calls:
+            if call in unmoved or not self.aliases.effect(call).effectful:
+                continue
+            if copies[call] != 1:
+                raise Refused(f"the effect of '{call}' would be lost or repeated")
+
+    def remove(self, match: Match, built: Built) -> None:
+        """Detach the calls that are no longer read, and what only they read.
+
+        Raises: Refused, if the effect of one that stays is in its copy, too.
+        """
+        staying, todo = _staying(match, built), list(match.calls)
+        while todo:
+            node = todo.pop()
+            if node.users or node in staying or not self._may_go(node, match):
+                continue
+            operands = tuple(operands_of(node))
+            self.transaction.detach(node)
+            self.aliases.discard(node)
+            todo += operands
+        for call in built.copies.values():
+            kept = call not in self.transaction.detached
+            if kept and self.aliases.effect(call).effectful:
+                raise Refused(f"the effect of '{call}' would happen twice")
+
+    def _may_go(self, node: fx.Node, match: Match) -> bool:
+        if node.op == "output" or node in self.transaction.detached:
+            return False
+        if node.op == "placeholder":
+            return self.facts.is_lifted(node)
+        # The effects of matched calls live on in their copies, or the rule erases them.
+        return node in match.calls or not self.aliases.effect(node).effectful
+
+
+def _staying(match: Match, built: Built) -> set[fx.Node]:
+    """The calls of a match that stay: roots that it keeps, values that take the place
+    of others, and what these read.
+    """
+    kept = {new for new in built.replaced.values() if new in match.calls}
+    if match.rule.keep:
+        kept |= {match.bindings[name] for name in match.rule.keep} & set(match.roots)
+    todo, found = list(kept - built.replaced.keys()), set()
+    while todo:
+        call = todo.pop()
+        if call in match.calls and call not in found and call not in built.replaced:
+            found.add(call)
+            todo.extend(call.all_input_nodes)
+    return found
+
+
+def _erased(match: Match) -> set[fx.Node]:
+    """What the rule takes out of the graph, with its effect."""
+    return {match.bindings[name] for name in match.rule.erase}
+
+
+def _watching(match: Match) -> set[fx.Node]:
+    """The observers of a match: they write their own state whenever they run."""
+    return {
+        call
+        for call, spelling in match.calls.items()
+        if spelling.form is not None and not spelling.signature.functions
+    }
