@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from rewrite_engine.errors import Diagnostic
 
-_WIDTH_OF_FILES = 10_000
-"""More columns than any table has: only terminals are too narrow for one."""
+_WIDTH_OF_FILES = 100
+_WIDEST_TABLE = 10_000
 
 
 class _Output(Console):
@@ -20,7 +21,7 @@ class _Output(Console):
 
 
 def output() -> Console:
-    """Results. Text is never wrapped, and a table in a pipe or file is never cut."""
+    """Results. Text is never wrapped; a line across a pipe or file has 100 columns."""
     width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
     return _Output(highlight=False, markup=False, soft_wrap=True, width=width)
 
@@ -28,6 +29,15 @@ def output() -> Console:
 def errors() -> Console:
     """Messages and progress."""
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(table: Table, out: Console) -> None:
+    """Print a table; in a pipe or file it is as wide as what it holds."""
+    width = out.width
+    if not out.is_terminal:
+        out.width = _WIDEST_TABLE
+    out.print(table, soft_wrap=False)
+    out.width = width
 
 
 def diagnostic_text(diagnostic: Diagnostic) -> Text:

@@ -65,7 +65,7 @@ def _print(found: tuple[RuleCoverage, ...], models: int) -> None:
         table.add_row(rule.rule.name, *counts, style="" if rule.matches else "dim")
     out = console.output()
     out.print(f"{console.counted(models, 'model')}\n")
-    out.print(table, soft_wrap=False)
+    console.print_table(table, out)
     for rule in found:
         if rule.never:
             out.print(f"\nnever in {rule.rule.name}:")

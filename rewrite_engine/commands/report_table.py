@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rewrite_engine.commands import console
 from rewrite_engine.report import RuleReport
 
 
@@ -21,7 +22,7 @@ def print_report(rules: Sequence[RuleReport], out: Console) -> None:
     for rule in rules:
         table.add_row(*_row(rule), style="" if rule.candidates else "dim")
     out.print()
-    out.print(table, soft_wrap=False)
+    console.print_table(table, out)
     out.print()
     for refusal in (refusal for rule in rules for refusal in rule.refusals):
         out.print(Text.assemble(("refused ", "yellow"), str(refusal)))

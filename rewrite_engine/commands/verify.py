@@ -70,7 +70,7 @@ def _print(found: Verification, out: Console) -> None:
         table.add_column(heading, justify="right")
     for rule in found.rules:
         table.add_row(rule.name, *cells(rule).values())
-    out.print(table, soft_wrap=False)
+    console.print_table(table, out)
     out.print()
     for diagnostic in found.diagnostics:
         out.print(console.diagnostic_text(diagnostic), end="\n\n")
