@@ -33,10 +33,19 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 TESTS: Final = {
     "matching": ("tests/matching", "tests/language", "tests/test_engine.py"),
-    "rewriting": ("tests/rewriting", "tests/language", "tests/test_misuse.py"),
+    "rewriting": (
+        "tests/rewriting",
+        "tests/language",
+        "tests/lowering/test_module_forms.py",
+        "tests/test_engine.py",
+        "tests/test_misuse.py",
+    ),
 }
 """The folders whose modules are changed, with the tests that are run."""
-SLOW: Final = "not scale and not anywhere and not shared_constants and not random"
+SLOW: Final = (
+    "not test_scale and not anywhere and not shared_constants"
+    " and not random_rule and not random_graphs and not random_exchanges"
+)
 SECONDS: Final = 100
 """Of the processor, after which a mutant counts as killed: it does not end."""
 ENOUGH: Final = 25.0

@@ -29,8 +29,6 @@ class Readers:
     ) -> fx.Node | None:
         """A call outside `calls` that reads the tensor or shares memory with it."""
         for node in self._standing_for(tensor):
-            if node._erased or node in gone:
-                continue
             for reader in [node] if node.op == "call_module" else value_readers(node):
                 if reader not in calls and reader not in gone:
                     return reader
@@ -44,8 +42,7 @@ class Readers:
 
     def replaced(self, old: torch.Tensor, new: torch.Tensor) -> None:
         """Note that what read `old` reads `new`."""
-        if self._known is None:
-            return
+        assert self._known is not None, "who reads a tensor is asked before a write"
         readers = dict.fromkeys(self._standing_for(old))
         for key in storage_keys(new):
             self._known[key] = readers
@@ -70,8 +67,6 @@ class Readers:
             held = self.lifted.get(node.name)
             yield from () if held is None else (held,)
         owner = node.graph.owning_module
-        if owner is None:
-            return
         if node.op == "get_attr":
             value = attribute(owner, str(node.target))
             yield from (value,) if isinstance(value, torch.Tensor) else ()

@@ -142,6 +142,23 @@ def test_a_constant_that_is_written_is_not_folded() -> None:
     assert "may write the constant" in reason(DOUBLE, graph_of(body, w=torch.ones(3)))
 
 
+def test_all_names_of_a_constant_leave_with_it() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = self.b = nn.Parameter(torch.ones(3))
+            self.c = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.a
+
+    program = torch.export.export(Tied(), (X,))
+    assert len(program.graph.find_nodes(op="placeholder")) == 4
+    assert engine.apply(program, loads(DOUBLE)).modified
+    assert list(program.state_dict) == ["c", "p_b_d"]
+    assert torch.equal(program.module()(X), X)
+
+
 def test_a_buffer_that_a_program_writes_back_is_no_constant() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:

@@ -97,6 +97,11 @@ def read_twice(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
     return add(lambda *_: inner, Y)(graph, x, y)
 
 
+def read_elsewhere(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
+    neg(Y)(graph, x, y)
+    return add(relu(X), Y)(graph, x, y)
+
+
 relu, neg = call(aten.relu.default), call(aten.neg.default)
 add, mul = call(aten.add.Tensor), call(aten.mul.Tensor)
 
@@ -136,6 +141,11 @@ SITES = {
         neg(relu(half)),
     ),
     "outside reader": ("y = add(relu(a), b)", add(relu(X), Y), read_twice),
+    "readers": (
+        "y = add(relu(a), b)\n where uses(b) == 1",
+        add(relu(X), Y),
+        read_elsewhere,
+    ),
     "deeper": (
         "y = neg(relu^*(a))",
         neg(relu(X)),
