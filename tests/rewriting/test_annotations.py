@@ -189,6 +189,22 @@ def test_a_rewrite_moves_what_is_said_of_operands() -> None:
     assert reader.meta["note"] == Annotation({new: Note((sigmoid, new))})
 
 
+def test_metadata_of_another_node_leaves_a_value_its_own_spec() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    inner = graph.call_function(aten.neg.default, (x,))
+    outer = graph.call_function(aten.relu.default, (inner,))
+    key = "quantization_annotation"
+    inner.meta[key] = Annotation({x: "of x"}, "of inner")
+    outer.meta[key] = Annotation({inner: "of inner"}, "of outer")
+    graph.output(outer)
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    rule = "a = neg(x)  z = relu(a) => z' = abs(x)  meta z' <- a"
+    assert engine.apply(gm, loads(f"rule r once {{ {rule} }}")).modified
+    (new,) = graph.find_nodes(op="call_function", target=aten.abs.default)
+    assert new.meta[key] == Annotation({x: "of x"}, "of outer")
+
+
 def test_a_structure_that_contains_itself_ends(nodes: dict[str, fx.Node]) -> None:
     loop: list[Any] = [1]
     loop.append(loop)

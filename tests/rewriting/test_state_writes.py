@@ -336,6 +336,26 @@ def test_a_match_does_not_read_what_it_writes_under_another_name(
     assert torch.equal(run(x), expected)
 
 
+@pytest.mark.parametrize(("factor", "refused"), [(2, False), (3, True)])
+def test_one_tensor_under_two_names_is_written_alike(
+    factor: int, refused: bool
+) -> None:
+    rules = f"""
+    rule r once {{
+      z = add(linear(x, w, b), linear(v, w2, b2))
+    =>
+      w <- w * 2
+      w2 <- w2 * {factor}
+      keep z
+    }}
+    """
+    gm = fx.symbolic_trace(Twice("tied"))
+    before = gm.a.weight.detach().clone()
+    found = reasons(gm, rules)
+    assert found == (["'w' and 'w2' are one tensor"] if refused else [])
+    assert torch.equal(gm.a.weight, before if refused else 2 * before)
+
+
 class Product(nn.Module):
     def __init__(self, w: torch.Tensor, s: torch.Tensor) -> None:
         super().__init__()
