@@ -120,9 +120,16 @@ class _Explainer:
         if self.at is not None and not _concerns(reading, self.at):
             return None
         if reading.mismatches:
-            return near_miss(self.rule, anchor, reading)
+            return self._as_reported(near_miss(self.rule, anchor, reading))
         refusal = self._refusal(anchor, reading)
         return NearMiss(self.rule, anchor, reading.held, reading.held, (refusal,))
+
+    def _as_reported(self, miss: NearMiss) -> NearMiss:
+        """A miss that the engine refuses: by a guard that has a reason."""
+        if (self.rule.name, miss.anchor) not in self.run.refused:
+            return miss
+        first = attrs.evolve(miss.first, kind="refused")
+        return attrs.evolve(miss, mismatches=(first, *miss.mismatches[1:]))
 
     def _refusal(self, anchor: fx.Node, reading: Reading) -> Mismatch:
         reason = self.run.refused.get((self.rule.name, anchor)) or self._taken(reading)

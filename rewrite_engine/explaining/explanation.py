@@ -25,7 +25,7 @@ Kind: TypeAlias = Literal[
     "list",  # a list of another length
     "optional",  # absent in one place and present in another
     "guard",  # a condition does not hold
-    "refused",  # everything holds, and rewriting would not be safe
+    "refused",  # a guard with a reason fails, or rewriting would not be safe
 ]
 
 

@@ -37,7 +37,7 @@ def judge_guards(
             held += 1
             reached |= guard.binds
         else:
-            values = _nodes(guard, scope)
+            values = tuple(dict.fromkeys(_nodes(rule, guard, scope, env)))
             failed.append(Mismatch("guard", reason, node.meta["span"], values))
     return held, failed
 
@@ -66,9 +66,19 @@ def _values(guard: Condition, scope: Scope) -> Iterator[str]:
         yield value_text(name, scope.value(name), scope.facts)
 
 
-def _nodes(guard: Condition, scope: Scope) -> tuple[fx.Node, ...]:
-    values = (scope.value(name) for name in sorted(guard.reads))
-    return tuple(value for value in values if isinstance(value, fx.Node))
+def _nodes(
+    rule: CompiledRule, guard: Condition, scope: Scope, env: Env
+) -> Iterator[fx.Node]:
+    """The values that a guard reads, and the calls that hold the literals it reads."""
+    inputs = {str(n.target): n for n in rule.matcher_graph.find_nodes(op="placeholder")}
+    for name in sorted(guard.reads):
+        value = scope.value(name)
+        pattern = inputs.get(name)
+        if isinstance(value, fx.Node):
+            yield value
+        elif value is not None and pattern is not None:
+            readers = (env.get(user) for user in pattern.users)
+            yield from (call for call in readers if isinstance(call, fx.Node))
 
 
 def value_text(name: str, value: Any, facts: GraphFacts) -> str:

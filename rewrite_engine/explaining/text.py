@@ -92,10 +92,11 @@ def _heading(rule: RuleExplanation, node_text: NodeText, shown: int) -> str:
 def miss_text(miss: NearMiss, node_text: NodeText) -> str:
     """One near miss: what failed first shown three ways, the rest in a line each."""
     name = node_text.name(miss.anchor)
+    steps = f"{miss.held} of {miss.steps} steps hold"
     if miss.refused:
-        head = f"refused at {name}: all {miss.steps} steps hold, but"
+        every = f"all {miss.steps} steps hold, but"
+        head = f"refused at {name}: {every if miss.held == miss.steps else steps}"
     else:
-        steps = f"{miss.held} of {miss.steps} steps hold"
         head = f"near miss at {name}: {steps}"
     lines = [head, *_mismatch_lines(miss, node_text)]
     further = miss.mismatches[1:]

@@ -9,7 +9,7 @@ def test_explain_shows_the_rule_the_graph_and_the_model(model, run):
     status, out, err = run("explain", model, "qat_fuse", "--rule", "fuse_conv_bn")
     assert (status, err) == (0, "")
     assert "rewrites 1 place (%batch_norm); 1 other place:" in out
-    assert "near miss at %batch_norm_1: 5 of 6 steps hold" in out
+    assert "refused at %batch_norm_1: 5 of 6 steps hold" in out
     assert "`$training == true` does not hold: `$training` is False" in out
     assert "where $training == true else" in out
     assert "graph  %batch_norm_1: f32[2, 4, 6, 6] = aten.batch_norm.default(" in out

@@ -279,3 +279,22 @@ def test_a_node_of_a_nested_graph_is_asked_about_by_its_path() -> None:
         engine.explain(program, SCALED, node="tanh", recurse=True)
     by_node = engine.explain(program, SCALED, node=miss.anchor, recurse=True)
     assert by_node.near_misses[0].anchor is miss.anchor
+
+
+def test_a_guard_with_a_reason_refuses_and_points_at_the_call_of_its_literal() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    dropped = graph.call_function(torch.ops.aten.dropout.default, (x, 0.5, True))
+    graph.output(graph.call_function(torch.ops.aten.neg.default, (dropped,)))
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    rules = loads("""
+    rule r {
+      y = neg(dropout(x, $p, $train))
+      where $train == false else "it is training"
+    => y' = neg(x) }
+    """)
+    explanation = engine.explain(gm, rules)
+    (miss,) = explanation.near_misses
+    assert miss.refused and "it is training" in miss.first.message
+    assert miss.first.nodes == (dropped,)
+    assert "refused at %neg_default: 2 of 3 steps hold" in str(explanation)
