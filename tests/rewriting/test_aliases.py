@@ -14,8 +14,10 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization import MinMaxObserver
 
 from rewrite_engine import engine, loads
+from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import AliasIndex, storage_keys
-from rewrite_engine.rewriting.driver import Driver
+from rewrite_engine.rewriting.build import Built
+from rewrite_engine.rewriting.removal import Removal
 from rewrite_engine.rewriting.safety import Refused
 
 aten = torch.ops.aten
@@ -435,11 +437,14 @@ def test_what_is_taken_back_is_indexed_as_before(
     """A rewrite that is refused when its nodes are there and the old ones gone."""
     indices = []
 
-    def refuse(driver: Driver, built: object) -> None:
-        indices.append(driver._aliases)
+    remove = Removal.remove
+
+    def refuse(removal: Removal, match: Match, built: Built) -> None:
+        remove(removal, match, built)
+        indices.append(removal.aliases)
         raise Refused("late")
 
-    monkeypatch.setattr(Driver, "_check_gone", refuse)
+    monkeypatch.setattr(Removal, "remove", refuse)
     graph = fx.Graph()
     x = graph.placeholder("x")
     first = graph.call_function(aten.add_.Tensor, (x, 1))
