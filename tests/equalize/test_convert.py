@@ -393,3 +393,21 @@ def test_modules_that_copies_replace_are_removed(name):
     torch.testing.assert_close(
         equalized(case.input(2)), case.model()(case.input(2)), rtol=1e-4, atol=1e-4
     )
+
+
+class OneOutput(nn.Module):
+    """A weight without rows: what follows are the rows of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.register_buffer("s", torch.tensor([3.0, 5.0]))
+
+    def forward(self, x):
+        return F.linear(x, self.w) * self.s
+
+
+def test_a_scale_of_the_batch_does_not_move_into_a_weight_of_as_many_inputs():
+    gm = exported(OneOutput(), x := torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert not engine.apply(gm, load("fold_scales")).modified
+    torch.testing.assert_close(gm(x), torch.tensor([15.0, 55.0]))
