@@ -138,9 +138,21 @@ class _Builder:
 
     def _output(self, node: fx.Node) -> None:
         results = list(fx.map_arg(node.args[0], self.new.__getitem__))
+        if self.choice.written:
+            for root, result in zip(node.args[0], results, strict=True):
+                self._write(result, self.run[root])
         if self.choice.exposed is not None:
             results.append(self.new[self.instance.calls[self.choice.exposed]])
         self.graph.output(tuple(results))
+
+    def _write(self, node: fx.Node, value: Any) -> None:
+        try:
+            with torch.no_grad():
+                value.add_(1)
+        except Exception as error:  # whatever operators raise
+            raise Unsuitable(str(error).partition("\n")[0]) from error
+        written = self.graph.call_function(torch.ops.aten.add_.Tensor, (node, 1))
+        self._record(written, value)
 
     def _settle(self) -> None:
         """What only modules read is read nowhere else."""

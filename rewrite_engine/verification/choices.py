@@ -23,8 +23,10 @@ class Choice:
     `example` is a test whose shapes are used, in place of `sizes`.
     `spelling` counts through the spellings of each operator. `state`: inputs that
     could be state of the module are. `exposed` is a call whose value is given out, too,
-    beside those of the rule's roots. `recorded`: nodes record their values, with a
-    `dynamic` first dimension of the arguments that have the batch size there.
+    beside those of the rule's roots. `written`: what the roots give is written later,
+    so that it shows what else lies in its storage. `recorded`: nodes record their
+    values, with a `dynamic` first dimension of the arguments that have the batch size
+    there.
     """
 
     dtype: torch.dtype = torch.float64
@@ -37,6 +39,7 @@ class Choice:
     layout: Layout = "contiguous"
     state: bool = True
     exposed: str | None = None
+    written: bool = False
     recorded: bool = True
     dynamic: bool = False
 

@@ -91,6 +91,7 @@ def variations(subject: Subject, instance: Instance, base: Choice) -> list[Choic
         attrs.evolve(base, recorded=False),
         attrs.evolve(base, dynamic=True, example=None),
         attrs.evolve(base, state=False),
+        attrs.evolve(base, written=True),
         *(attrs.evolve(base, exposed=name) for name in instance.calls),
         *(attrs.evolve(base, spelling=i) for i in range(1, _SPELLINGS)),
     ]

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from rewrite_engine import engine, load, loads
+from rewrite_engine.rewriting import driver
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.verification.report import RuleVerification
 
@@ -238,6 +239,29 @@ def test_a_large_counterexample_is_short() -> None:
     (program,) = verified(text, trials=0).programs
     assert len(program) < 1500
     with pytest.raises(AssertionError, match="differ"):
+        exec(compile(program, "counterexample", "exec"), {})
+
+
+SHARING = {
+    "an operand in the place of a new value": "z = neg(neg(x)) => z' = x",
+    "a view in the place of a new value": "z = clone(x) => z' = view(x, shape(x))",
+    "a new value in the place of a view": "z = view(x, $s) => z' = view(clone(x), $s)",
+}
+
+
+@pytest.mark.parametrize("sides", SHARING.values(), ids=SHARING)
+def test_shared_storage_shows_where_results_are_written(
+    sides: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"rule r once exact {{ {sides} }}"
+    assert not any(d.is_error for d in verified(text).diagnostics)
+    # The engine refuses such a place. If it did not, it would be noticed.
+    monkeypatch.setattr(driver, "check_result", lambda old, new, aliases: None)
+    found = verified(text)
+    assert "E601" in codes(found)
+    (program,) = found.programs
+    assert "add_" in program
+    with pytest.raises(AssertionError, match="inputs"):
         exec(compile(program, "counterexample", "exec"), {})
 
 
