@@ -261,3 +261,15 @@ def test_the_original_module_is_not_touched_by_a_copy() -> None:
     before = snapshot(gm)
     engine.apply(copy.deepcopy(gm), load("qat_fuse"))
     assert snapshot(gm) == before
+
+
+def test_readers_come_back_in_their_order() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    first, second = (graph.call_function(aten.neg.default, (x,)) for _ in range(2))
+    graph.output(second)
+    transaction = Transaction(graph)
+    transaction.detach(first)
+    assert list(x.users) == [second]
+    transaction.rollback()
+    assert list(x.users) == [first, second]

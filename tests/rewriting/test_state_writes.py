@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -409,6 +410,17 @@ def test_a_hook_returns_numbers(kind: str) -> None:
     rules = hooked(lambda w: w.to("meta") if kind == "meta" else w.to_sparse())
     (refusal,) = engine.apply(fx.symbolic_trace(Layer()), rules).report.refusals
     assert "a hook returned no tensor" in refusal.reason
+
+
+def test_a_hook_makes_nothing_infinite_even_if_the_rest_is_finite() -> None:
+    def change(w: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(w, math.inf)
+
+    text = DOUBLE.replace("w * 2", "aten.reciprocal.default(change(w))")
+    hooks = {"acme.hooks": {"change": change}}
+    rules = loads(f"use acme.hooks (change)\n{text}", hooks=hooks)
+    (refusal,) = engine.apply(fx.symbolic_trace(Layer()), rules).report.refusals
+    assert "a value that is not finite" in refusal.reason
 
 
 @pytest.mark.parametrize("make", [fx.symbolic_trace, lambda m: exported_of(m)])
