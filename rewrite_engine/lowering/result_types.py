@@ -27,8 +27,6 @@ _MOST = 64
 """Combinations of dtypes that are tried."""
 
 _SAME_TYPE = "a replacement has the dtype and the shape of what it replaces"
-_CANNOT = "the right side cannot be computed"
-
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
 
 
@@ -47,9 +45,9 @@ def check_result_types(
         for instance in compiled.instances():
             fault = _fault(instance, types, sizes)
             if fault is not None:
-                hint = None if _CANNOT in fault else _SAME_TYPE
+                message, hint = fault
                 span = rule.creates[-1].span
-                yield Diagnostic("E408", fault, span, rule.source, hint=hint)
+                yield Diagnostic("E408", message, span, rule.source, hint=hint)
                 return
 
 
@@ -77,7 +75,8 @@ def _fault(
     instance: Instance,
     types: Mapping[str, nodes.TensorType],
     sizes: Mapping[str, int],
-) -> str | None:
+) -> tuple[str, str | None] | None:
+    """What is wrong with an instance for inputs of these types, and a hint."""
     with FakeTensorMode():
         inputs = _inputs(instance.matcher, types, sizes)
         if inputs is None:
@@ -94,8 +93,9 @@ def _fault(
         return None
     given = ", ".join(f"{name}: {type.dtypes[0]}" for name, type in types.items())
     if isinstance(right, str):
-        return f"for {given} {_CANNOT}: {right}"
-    return f"for {given} the left side is {_text(left)}, the right {_text(right)}"
+        return f"for {given} the right side cannot be computed: {right}", None
+    sides = f"the left side is {_text(left)}, the right {_text(right)}"
+    return f"for {given} {sides}", _SAME_TYPE
 
 
 def _inputs(

@@ -16,7 +16,6 @@ from torch import fx
 from torch.export import Dim
 
 from rewrite_engine import engine, loads
-from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.verification.noise import Noise
 from rewrite_engine.verification.planted import Planted
 from rewrite_engine.verification.planting import Planter
@@ -40,9 +39,7 @@ LAYOUT = str.maketrans({" ": "\n\t ", "}": "} # end\n"})
 
 def planted(name: str, noise: Noise, count: int) -> Iterator[tuple[Planted, int]]:
     """So many graphs for which one rule was planted, and their seeds."""
-    kept = tuple(rule for rule in RULES.file.rules if rule.name == name)
-    alone = RuleSet(name, attrs.evolve(RULES.file, rules=kept))
-    planter, seed = Planter(alone, name), 0
+    planter, seed = Planter(RULES.only(name), name), 0
     while count:
         found = planter.plant(seed, noise)
         seed += 1

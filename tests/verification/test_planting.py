@@ -63,9 +63,9 @@ WRITING = Noise(pure=3, views=3, writes=4, random=1)
 
 
 def alone(rules: RuleSet, name: str) -> RuleSet:
-    """A rule without the others, which might take its place."""
-    kept = tuple(rule for rule in rules.file.rules if rule.name == name)
-    return RuleSet(name, attrs.evolve(rules.file, rules=kept, phases=()))
+    """A rule without the others, which might take its place, and without phases."""
+    file = rules.file.only(frozenset([name]))
+    return RuleSet(name, attrs.evolve(file, phases=()))
 
 
 @functools.cache

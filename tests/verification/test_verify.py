@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import attrs
 import pytest
 
 from rewrite_engine import engine, load, loads
@@ -36,8 +35,8 @@ FEW = {  # instances, and trials beside them
 def own_rules(library: str) -> RuleSet:
     """A library without those that it uses."""
     rules = load(library)
-    own = (r for r in rules.file.rules if f"{library}.rules" in r.source.name)
-    return RuleSet(library, attrs.evolve(rules.file, rules=tuple(own)))
+    own = (r.name for r in rules.file.rules if f"{library}.rules" in r.source.name)
+    return rules.only(*own)
 
 
 def assert_verified(
