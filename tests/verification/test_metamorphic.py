@@ -39,13 +39,15 @@ LAYOUT = str.maketrans({" ": "\n\t ", "}": "} # end\n"})
 
 def planted(name: str, noise: Noise, count: int) -> Iterator[tuple[Planted, int]]:
     """So many graphs for which one rule was planted, and their seeds."""
-    planter, seed = Planter(RULES.only(name), name), 0
-    while count:
+    planter = Planter(RULES.only(name), name)
+    for seed in range(20 * count):
         found = planter.plant(seed, noise)
-        seed += 1
         if found is not None:
             count -= 1
-            yield found, seed
+            yield found, seed + 1
+        if not count:
+            return
+    raise AssertionError("too few graphs run")
 
 
 # --- changes of a planted graph ---
