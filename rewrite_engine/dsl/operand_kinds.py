@@ -69,7 +69,7 @@ _RESULTS: Final[Mapping[str, Kind]] = {
 
 _LIST: Final = re.compile(r"(.+)\[(\d*)\]")
 _REMEMBERED: Final = 4096
-"""Operators, each with a kind of operand, of which is known whether they take it."""
+"""Operators, each with one of its operands, about which answers are kept."""
 
 
 def constant_kind(value: object) -> Kind:
@@ -150,12 +150,14 @@ def takes(declared: str, kind: Kind, *, wraps_numbers: bool = False) -> bool:
     return kind in _TAKEN[base]
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def takes_none(operator: Operator, key: int | str) -> bool:
     """Whether a parameter may be absent in the schema of some spelling."""
     parameters = (s.parameter(key) for s in operator.spellings)
     return any(p is not None and p.type.endswith("?") for p in parameters)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def wants_tensor(operator: Operator, key: int | str) -> bool:
     """Whether a graph value at a parameter is a tensor, in each spelling."""
     found = [(s, s.parameter(key)) for s in _other_than_matmul(operator)]
@@ -165,6 +167,7 @@ def wants_tensor(operator: Operator, key: int | str) -> bool:
     )
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def returns_tensor(operator: Operator) -> bool:
     """Whether the result is a tensor, in each spelling."""
     return all(each.result == "Tensor" for each in _other_than_matmul(operator))
