@@ -113,12 +113,6 @@ def schema_signature(overload: OpOverload) -> Signature:
     return parse_schema(path + text[text.index("(") :])
 
 
-def wraps_numbers(overload: OpOverload) -> bool:
-    """Whether an overload takes Python numbers for tensors, as arithmetic does."""
-    name = overload._schema.name.rpartition("::")[2]
-    return bool(torch._C._should_allow_numbers_as_tensors(name))
-
-
 def dtype_of(name: str) -> torch.dtype:
     """The dtype that rule files call `name` (`f32`).
 

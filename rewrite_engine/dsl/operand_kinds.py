@@ -162,7 +162,7 @@ def wants_tensor(operator: Operator, key: int | str) -> bool:
     """Whether a graph value at a parameter is a tensor, in each spelling."""
     found = [(s, s.parameter(key)) for s in _other_than_matmul(operator)]
     return all(
-        p is not None and p.type in ("Tensor", "Tensor?") and not _wraps_numbers(s)
+        p is not None and p.type in ("Tensor", "Tensor?") and not wraps_numbers(s)
         for s, p in found
     )
 
@@ -171,6 +171,12 @@ def wants_tensor(operator: Operator, key: int | str) -> bool:
 def returns_tensor(operator: Operator) -> bool:
     """Whether the result is a tensor, in each spelling."""
     return all(each.result == "Tensor" for each in _other_than_matmul(operator))
+
+
+def wraps_numbers(signature: Signature) -> bool:
+    """Whether an operator takes Python numbers for tensors, as arithmetic does."""
+    parts = signature.path.split(".")
+    return parts[1 if signature.kind == "overload" else -1] in WRAPPING
 
 
 def _other_than_matmul(operator: Operator) -> Iterator[Signature]:
@@ -185,7 +191,7 @@ def _refusing(
     """The first spelling that has a parameter, if no spelling takes such an operand."""
     spellings = _telling(operator, builds)
     found = [(s, p) for s in spellings if (p := s.parameter(key)) is not None]
-    taken = (takes(p.type, kind, wraps_numbers=_wraps_numbers(s)) for s, p in found)
+    taken = (takes(p.type, kind, wraps_numbers=wraps_numbers(s)) for s, p in found)
     return None if any(taken) else next(iter(found), None)
 
 
@@ -204,11 +210,6 @@ def _list_takes(item: str, kind: Kind, *, has_length: bool) -> bool:
     # A number stands for a list of fixed length, and a name for a list in the graph.
     is_list = has_length or kind not in NUMBERS
     return kind != "tensor" and is_list and takes(item, kind)
-
-
-def _wraps_numbers(signature: Signature) -> bool:
-    parts = signature.path.split(".")
-    return parts[1 if signature.kind == "overload" else -1] in WRAPPING
 
 
 def _constant_type(name: str) -> str:
@@ -231,7 +232,7 @@ def _described(kind: Kind, declared: str) -> str:
 
 def _hint(signature: Signature, parameter: Parameter, kind: Kind) -> str:
     wanted = _wanted(parameter.type)
-    if parameter.type == "Tensor" and _wraps_numbers(signature):
+    if parameter.type == "Tensor" and wraps_numbers(signature):
         wanted = f"{wanted} or a number"
     takes_literals = not parameter.type.startswith("Tensor")
     is_name = kind in ("value", "tensor") and takes_literals

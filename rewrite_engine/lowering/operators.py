@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked
-from rewrite_engine.dsl.operand_kinds import takes
+from rewrite_engine.dsl.operand_kinds import takes, wraps_numbers
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.guards import compile_expr
 from rewrite_engine.lowering.literals import argument_kind, literals_equal
@@ -203,8 +203,7 @@ class Spelling:
         """Whether a call of it may be built: its schema takes every argument."""
         if self.form is not None:
             return False
-        is_overload = self.signature.kind == "overload"
-        wraps = is_overload and torch_ops.wraps_numbers(self.target)
+        wraps = wraps_numbers(self.signature)
         given: list[tuple[int | str, Any]] = [*enumerate(args), *options.items()]
         found = ((self.signature.parameter(key), arg) for key, arg in given)
         return all(
