@@ -16,6 +16,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Test
+from rewrite_engine.errors import place
+from rewrite_engine.explaining.explain import explain
 from rewrite_engine.lowering.example import build_example
 from rewrite_engine.rewriting.run import Result
 from rewrite_engine.ruleset import RuleSet
@@ -26,11 +28,14 @@ _SYMBOLIC_SIZE = 3
 
 @attrs.frozen
 class TestOutcome:
-    """One `test` block: `message` says what was expected and what happened."""
+    """One `test` block: `message` says what was expected and what happened, `place`
+    where the block stands, `file.rules:3:1`.
+    """
 
     title: str
     passed: bool
     message: str
+    place: str
 
     __test__ = False  # pytest must not collect it
 
@@ -42,16 +47,18 @@ def run_tests(rules: RuleSet) -> tuple[TestOutcome, ...]:
 
 def run_test(test: Test, rules: RuleSet) -> TestOutcome:
     """Build the test's graph, apply the rules, and check every expectation."""
+    where = place(test.source, test.span)
     try:
         before, inputs = example_of(test)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return TestOutcome(test.title, False, f"its graph does not run: {reason}")
+        message = f"its graph does not run: {reason}"
+        return TestOutcome(test.title, False, message, where)
     after = copy.deepcopy(before)
     result = rules.apply(after)
-    faults = list(_faults(test, result, before, inputs))
+    faults = list(_faults(test, rules, result, before, inputs))
     message = "; ".join(faults) if faults else "passed"
-    return TestOutcome(test.title, not faults, message)
+    return TestOutcome(test.title, not faults, message, where)
 
 
 def example_of(test: Test) -> tuple[fx.GraphModule, list[torch.Tensor]]:
@@ -95,12 +102,20 @@ def _size(dim: nodes.Expr) -> int:
 
 
 def _faults(
-    test: Test, result: Result, before: fx.GraphModule, inputs: list[torch.Tensor]
+    test: Test,
+    rules: RuleSet,
+    result: Result,
+    before: fx.GraphModule,
+    inputs: list[torch.Tensor],
 ) -> Iterator[str]:
     for expected in test.expect:
         match expected:
             case nodes.ExpectCount(rule, count):
-                yield from _count_faults(result, rule, count)
+                found = _matches(result, rule)
+                if found != count:
+                    why = "; ".join(_reasons(rules, rule, result, before, count))
+                    reason = f" ({why})" if why else ""
+                    yield f"expected {rule} * {count}, found {found}{reason}"
             case nodes.ExpectRefusal(rule, reason):
                 yield from _refusal_faults(result, rule, reason)
             case nodes.ExpectEqual(tolerance):
@@ -121,12 +136,25 @@ def _unexpected(test: Test, result: Result) -> str:
     return f" (also fired: {', '.join(fired)})" if fired else ""
 
 
-def _count_faults(result: Result, rule: str, count: int) -> Iterator[str]:
-    found = sum(r.matches for r in result.report.rules if r.name == rule)
-    if found != count:
-        reasons = [str(r) for r in result.report.refusals if r.rule == rule]
-        why = f" ({'; '.join(reasons)})" if reasons else ""
-        yield f"expected {rule} * {count}, found {found}{why}"
+def _matches(result: Result, rule: str) -> int:
+    return sum(r.matches for r in result.report.rules if r.name == rule)
+
+
+def _reasons(
+    rules: RuleSet, rule: str, result: Result, before: fx.GraphModule, count: int
+) -> list[str]:
+    """Why a rule did not match as often as it should: what was refused, or else what
+    stopped it where it came nearest.
+    """
+    refused = [str(r) for r in result.report.refusals if r.rule == rule]
+    if refused or _matches(result, rule) > count:
+        return refused
+    explained = explain(rules.program, (rules[rule],), before)
+    return [
+        f"nearest at '{miss.anchor.name}': {miss.first.message},"
+        f" {place(miss.rule.source, miss.first.span)}"
+        for miss in explained.near_misses[:1]
+    ]
 
 
 def _refusal_faults(result: Result, rule: str, reason: str) -> Iterator[str]:

@@ -123,7 +123,8 @@ class RuleSet:
         """The rule of a name. Raises: KeyError."""
         found = next((rule for rule in self.rules if rule.name == name), None)
         if found is None:
-            raise KeyError(name)
+            known = ", ".join(rule.name for rule in self.rules)
+            raise KeyError(f"no rule `{name}`; there is {known or 'none'}")
         return found
 
     def only(self, *names: str) -> RuleSet:

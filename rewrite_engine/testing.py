@@ -49,7 +49,11 @@ class GraphSnapshotExtension(SingleFileSnapshotExtension):
     file_extension = "txt"
 
     def serialize(self, data: Any, **options: Any) -> str:
-        """The text of a GraphModule or ExportedProgram; text is taken as it is."""
+        """The text of a GraphModule, of its graph, or of an ExportedProgram; text is
+        taken as it is.
+        """
+        if isinstance(data, fx.Graph):
+            data = data.owning_module or data
         is_graph = isinstance(data, fx.GraphModule | ExportedProgram)
         return graph_text(data) if is_graph else str(data)
 

@@ -394,7 +394,7 @@ def test_test_says_what_failed(rules, run):
     status, out, _ = run("test", rules)
     assert status == 1
     assert "  FAILED  one is enough\n" in out
-    assert "expected relu_twice * 2, found 1" in out
+    assert ": expected relu_twice * 2, found 1" in out
     assert out.endswith("0 tests passed, 1 failed\n")
 
 

@@ -82,6 +82,27 @@ def test_a_failing_test_says_what_happened() -> None:
     assert "refused with 'no reason'" in outcome.message
 
 
+def test_a_failing_test_says_what_kept_the_rule_from_matching() -> None:
+    from rewrite_engine import loads
+
+    rules = loads(
+        """
+        rule six { z = mul(relu(x), 6.0) => z' = relu(x) }
+        test "seven" {
+          given (x: f32[4]) { return mul(relu(x), 7.0) }
+          expect six * 1
+        }
+        """,
+        name="six.rules",
+    )
+    (outcome,) = run_tests(rules)
+    assert outcome.message == (
+        "expected six * 1, found 0 (nearest at 'mul_tensor': `6.0` is expected, "
+        "`other` of `%mul_tensor` is `7.0`, six.rules:2:37)"
+    )
+    assert outcome.place == "six.rules:3:9"
+
+
 def test_a_failing_test_names_the_other_rules_that_fired() -> None:
     from rewrite_engine import loads
 

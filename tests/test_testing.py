@@ -46,6 +46,7 @@ def test_text_is_stored_as_it_is(graph_snapshot: Any) -> None:
 def test_serialisation_of_graphs() -> None:
     gm = fx.symbolic_trace(Small())
     assert GraphSnapshotExtension().serialize(gm) == graph_text(gm)
+    assert GraphSnapshotExtension().serialize(gm.graph) == graph_text(gm)
 
 
 def test_plugin_is_registered_once(request: pytest.FixtureRequest) -> None:

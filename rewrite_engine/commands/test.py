@@ -48,5 +48,5 @@ def _print_outcomes(path: str, outcomes: Sequence[TestOutcome]) -> None:
         mark = ("passed", "green") if outcome.passed else ("FAILED", "bold red")
         out.print(Text.assemble("  ", mark, f"  {outcome.title}"))
         if not outcome.passed:
-            out.print(f"          {outcome.message}")
+            out.print(f"          {outcome.place}: {outcome.message}")
     out.print()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from torch import fx
 
 from rewrite_engine.explaining.explanation import Mismatch
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.guards import Condition
+from rewrite_engine.lowering.patterns import placeholders_of
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.lowering.scope import Scope, Unknown
 from rewrite_engine.matching.reference import Env, Reference
@@ -32,13 +33,14 @@ def judge_guards(
         guard: Condition = node.meta["guard"]
         if not guard.reads <= reached:
             continue
-        reason = _reason(guard, scope)
+        reason = _reason(rule, guard, scope)
         if reason is None:
             held += 1
             reached |= guard.binds
         else:
             values = tuple(dict.fromkeys(_nodes(rule, guard, scope, env)))
-            failed.append(Mismatch("guard", reason, node.meta["span"], values))
+            span, hint = node.meta["span"], _advice(reason)
+            failed.append(Mismatch("guard", reason, span, values, hint))
     return held, failed
 
 
@@ -49,16 +51,42 @@ def _reached(rule: CompiledRule, env: Env) -> set[str]:
     return names | set(rule.family_literals)
 
 
-def _reason(guard: Condition, scope: Scope) -> str | None:
+def _reason(rule: CompiledRule, guard: Condition, scope: Scope) -> str | None:
     """Why a guard does not hold, None if it does."""
     try:
         if guard.evaluate(scope):
             return None
     except Unknown as unknown:
-        return f"`{guard.text}` cannot be decided: {unknown}"
+        why = "; ".join(_absent(rule, guard, scope)) or str(unknown)
+        return f"`{guard.text}` cannot be decided: {why}"
     values = "; ".join(_values(guard, scope))
     does_not_hold = f"`{guard.text}` does not hold" + (f": {values}" if values else "")
     return f"{guard.reason}: {does_not_hold}" if guard.reason else does_not_hold
+
+
+def _absent(rule: CompiledRule, guard: Condition, scope: Scope) -> Iterator[str]:
+    """The names of a guard that this match does not bind: those of an option that was
+    not there, or of another alternative.
+    """
+    inputs = placeholders_of(rule.matcher_graph)
+    for name in sorted(guard.reads):
+        if scope.value(name) is None:
+            is_literal = name in inputs and inputs[name].meta["role"] == "literal"
+            yield f"`{'$' if is_literal else ''}{name}` is absent"
+
+
+def _advice(reason: str) -> str | None:
+    """What the author of a rule can do where a guard cannot be decided."""
+    return next((advice for words, advice in _ADVICE if words in reason), None)
+
+
+_ADVICE: Final = (
+    ("cannot be decided: `", "`not $k or …`, `not b or …`: holds for what is absent"),
+    (
+        "cannot be decided: the type of",
+        "`FakeTensorProp(gm).propagate(x)` of torch.fx.passes records types, as export",
+    ),
+)
 
 
 def _values(guard: Condition, scope: Scope) -> Iterator[str]:
@@ -70,7 +98,7 @@ def _nodes(
     rule: CompiledRule, guard: Condition, scope: Scope, env: Env
 ) -> Iterator[fx.Node]:
     """The values that a guard reads, and the calls that hold the literals it reads."""
-    inputs = {str(n.target): n for n in rule.matcher_graph.find_nodes(op="placeholder")}
+    inputs = placeholders_of(rule.matcher_graph)
     for name in sorted(guard.reads):
         value = scope.value(name)
         pattern = inputs.get(name)

@@ -29,7 +29,7 @@ def tensor_type_of(scope: Scope, value: Any) -> TensorType:
     is_node = isinstance(value, fx.Node)
     known = scope.facts.type_of(value) if is_node else type_of(value)
     if known is None:
-        raise Unknown(f"the type of {value} is not known")
+        raise Unknown(f"the type of '{value}' is not known")
     return known
 
 
@@ -61,7 +61,7 @@ def _readers(scope: Scope, value: Any) -> int:
 def _qualified_name(scope: Scope, value: Any) -> str:
     name = scope.facts.state_name(value) if isinstance(value, fx.Node) else None
     if name is None:
-        raise Unknown(f"{value} is no parameter or buffer")
+        raise Unknown(f"'{value}' is no parameter or buffer")
     return name
 
 
@@ -81,7 +81,7 @@ def _sibling_readers(scope: Scope, value: Any, name: str) -> int:
 def _is_positive(scope: Scope, value: Any) -> bool:
     held = scope.facts.constant(value) if isinstance(value, fx.Node) else None
     if held is None or held.is_meta or held.is_complex():
-        raise Unknown(f"the value of {value} is not known")
+        raise Unknown(f"the value of '{value}' is not known")
     return bool((held > 0).all())
 
 

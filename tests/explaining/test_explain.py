@@ -214,7 +214,7 @@ def test_one_rule_is_explained_on_request() -> None:
     )
     explanation = engine.explain(exported(), rules, rule="b")
     assert [rule.rule.name for rule in explanation.rules] == ["b"]
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="no rule `c`; there is a, b"):
         engine.explain(exported(), rules, rule="c")
 
 
@@ -298,3 +298,26 @@ def test_a_guard_with_a_reason_refuses_and_points_at_the_call_of_its_literal() -
     assert miss.refused and "it is training" in miss.first.message
     assert miss.first.nodes == (dropped,)
     assert "refused at %neg_default: 2 of 3 steps hold" in str(explanation)
+
+
+def test_a_guard_on_what_is_absent_says_so() -> None:
+    rules = loads("""
+    rule r {
+      z = div(relu(x), 6.0) | mul(relu(x), $k)
+      where $k - 0.5 < 0.1
+    => z' = x }
+    """)
+    gm = graph_of(
+        lambda f, x, *_: f(aten.div.Tensor, (f(aten.relu.default, (x,)), 6.0))
+    )
+    (miss,) = (m for m in engine.explain(gm, rules).near_misses if m.held == 3)
+    assert miss.first.message == "`$k - 0.5 < 0.1` cannot be decided: `$k` is absent"
+    assert "`not $k or …`" in (miss.first.hint or "")
+
+
+def test_a_guard_on_a_type_that_is_not_recorded_says_how_to_record_it() -> None:
+    rules = loads("rule r { z = relu(relu(x)) where x: f32 => z' = relu(x) }")
+    gm = chained(aten.relu, aten.relu)
+    (miss,) = (m for m in engine.explain(gm, rules).near_misses if m.held == 2)
+    assert "the type of 'x0' is not known" in miss.first.message
+    assert "FakeTensorProp" in (miss.first.hint or "")
