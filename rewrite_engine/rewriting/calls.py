@@ -159,7 +159,7 @@ def _static_type(value: torch.Tensor) -> TensorType:
     """The type with symbolic sizes as expressions, which compare without guards."""
     kind = type_of(value)
     assert kind is not None
-    if is_static(kind.shape + kind.stride):
+    if not value._has_symbolic_sizes_strides:
         return kind
     shape, stride = (
         tuple(s.node.expr if isinstance(s, torch.SymInt) else s for s in sizes)
