@@ -56,7 +56,7 @@ def _check_roots(match: Match) -> None:
     if len(match.roots) > 1 and len(set(match.roots)) < len(match.roots):
         raise Refused("two roots of the pattern are one node")
     for root in match.roots:
-        if any(call in root.users for call in match.calls):
+        if not match.calls.keys().isdisjoint(root.users):
             raise Refused(f"the root '{root}' is also an inner node of the match")
 
 
