@@ -119,15 +119,19 @@ class Statements:
     def _construct(self, statement: nodes.Constructed) -> None:
         kind, name = statement.kind, statement.name
         value = self.right.value(statement.value, self.present)
-        if kind != "value" and self._is_literal(value):
+        is_optional = may_be_absent(value)
+        if self._is_literal(value) and not is_optional:
             message = f"a {kind} is a tensor, and this is a literal"
-            self._report("E401", message, statement.value.span)
+            hint = "a number is written where it is used"
+            self._report("E401", message, _literal_in(value).span, hint=hint)
         self._check_stage(statement, kind)
         if kind == "value":
             self._loose.add(name)
         after = Span(statement.span.start + len(kind), statement.span.end)
         self._declare(name, "constant", self._name_span(after, name))
         self._note_tensor(name, value)
+        if is_optional:
+            self.right.env.presence = self.right.env.presence.and_optional(name)
         self.creates.append(Create(kind, name, value, span=statement.span))
 
     def _assign(self, statement: nodes.Assign) -> None:

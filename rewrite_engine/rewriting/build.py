@@ -364,9 +364,10 @@ class _Builder:
 
     # --- constants ---
 
-    def _constant(self, pattern: fx.Node) -> Constant:
+    def _constant(self, pattern: fx.Node) -> Constant | None:
+        """None where the rule chose `none`."""
         value = self._folded(pattern.args[0])
-        if not isinstance(value, Constant):
+        if value is not None and not isinstance(value, Constant):
             raise Refused(f"'{pattern.meta['names'][0]}' is not a tensor")
         return value
 
