@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any, Final, TypeAlias
@@ -20,6 +21,7 @@ from rewrite_engine.dsl.checked import (
     Computed,
     Either,
     Literal,
+    LiteralVariable,
     MakeList,
     Operator,
     Reemit,
@@ -31,11 +33,19 @@ from rewrite_engine.dsl.checked import (
 )
 from rewrite_engine.dsl.values import values_in
 from rewrite_engine.dsl.walk import references, terms_in
+from rewrite_engine.signatures import REQUIRED
 
 Key: TypeAlias = Hashable
 """What is counted: all calls, those of an operator, or those with a literal in it."""
 
 CALLS: Key = "calls"
+
+_MayBe: TypeAlias = Callable[[Any], bool]
+"""Whether a literal may be one of those that are counted."""
+
+_Told: TypeAlias = Mapping[str, Mapping[tuple[int | str, str], _MayBe]]
+"""Of each operator, by its path: what is counted of its operands, and which of their
+literals are such."""
 
 
 @attrs.frozen
@@ -56,12 +66,34 @@ class Balance:
 
 def balances(rules: Sequence[Rule]) -> Iterator[Balance]:
     """The balance of every row of every rule, with every choice of alternatives."""
+    told = _told_apart(rules)
     for rule in rules:
-        operators: list[Operator | None] = [None]
-        if rule.family is not None:
-            operators = [row.operator for row in rule.family.rows]
-        for operator, chosen in product(operators, _choices(rule)):
-            yield _Counting(rule, operator, chosen).balance()
+        for slot, chosen in product(_rows(rule), _choices(rule)):
+            yield _Counting(rule, slot, chosen, told).balance()
+
+
+def _rows(rule: Rule) -> Sequence[Operator | None]:
+    if rule.family is None:
+        return (None,)
+    return tuple(row.operator for row in rule.family.rows)
+
+
+def _told_apart(rules: Sequence[Rule]) -> _Told:
+    """What tells calls of an operator apart: literals in rules, guards on literals."""
+    found = defaultdict[str, dict[tuple[int | str, str], _MayBe]](dict)
+    for rule in rules:
+        applied = [
+            term
+            for binding in rule.bindings
+            for term in terms_in(binding.term)
+            if isinstance(term, Apply)
+        ]
+        for slot, term in product(_rows(rule), applied):
+            path = _called(term.operator, slot).spellings[0].path
+            for operand in term.operands:
+                for text, may_be in _literals(rule, operand.value):
+                    found[path][operand.key, text] = may_be
+    return found
 
 
 def _choices(rule: Rule) -> list[dict[int, Term]]:
@@ -83,6 +115,7 @@ class _Counting:
     rule: Rule
     slot: Operator | None
     chosen: dict[int, Term]
+    told: _Told
 
     def balance(self) -> Balance:
         terms = {binding.name: binding.term for binding in self.rule.bindings}
@@ -123,8 +156,8 @@ class _Counting:
             case Apply(operator, operands):
                 own = Counter([CALLS, *self._keys(operator)])
                 for operand in operands:
-                    if isinstance(operand.value, Literal):
-                        own[self._literal(operator, operand.key, operand.value)] += 1
+                    for literal, _ in _literals(self.rule, operand.value):
+                        own[self._path(operator), (operand.key, literal)] += 1
                     own += self._least(operand.value)
                 return own
             case Either() if id(term) in self.chosen:
@@ -154,8 +187,7 @@ class _Counting:
         match value:
             case Build(operator, arguments):
                 own = Counter([CALLS, *self._keys(operator)])
-                given = {a.key: a.value for a in arguments}
-                own.update(self._possible(operator, given))
+                own.update(self._possible(value))
                 for argument in arguments:
                     own += self._most(argument.value)
                 return own
@@ -165,38 +197,85 @@ class _Counting:
                 return self._most(then) | self._most(otherwise)
         return Counter()
 
-    def _possible(self, operator: Operator | Slot, given: dict[Any, Value]) -> set[Key]:
+    def _possible(self, build: Build) -> set[Key]:
         """The counted literals that a new call may have."""
-        found = set()
-        for term in (t for b in self.rule.bindings for t in terms_in(b.term)):
-            if isinstance(term, Apply) and self._path(term.operator) == self._path(
-                operator
-            ):
-                for operand in term.operands:
-                    if isinstance(operand.value, Literal) and not self._differs(
-                        given.get(operand.key), operand.value
-                    ):
-                        found.add(self._literal(operator, operand.key, operand.value))
+        path, found = self._path(build.operator), set[Key]()
+        for (key, literal), may_be in self.told.get(path, {}).items():
+            value = self._given(build, key)
+            if value is _UNKNOWN or may_be(value):
+                found.add((path, (key, literal)))
         return found
 
-    def _differs(self, value: Value | None, literal: Literal) -> bool:
-        return (
-            isinstance(value, Computed)
-            and isinstance(value.expr, nodes.Constant)
-            and value.expr.value != literal.value
-        )
+    def _given(self, build: Build, key: int | str) -> Any:
+        """The literal that a new call has for a parameter, if the rule says it."""
+        signature = _called(build.operator, self.slot).spellings[0]
+        parameter = signature.parameter(key)
+        for argument in build.arguments:
+            if signature.parameter(argument.key) == parameter:
+                match argument.value:
+                    case Computed(nodes.Constant(value)):
+                        return value
+                return _UNKNOWN
+        if parameter is None or build.rest_of is not None:
+            return _UNKNOWN
+        return _UNKNOWN if parameter.default is REQUIRED else parameter.default
 
     # --- keys ---
 
     def _keys(self, operator: Operator | Slot) -> tuple[Key, ...]:
         return (self._path(operator),)
 
-    def _literal(
-        self, operator: Operator | Slot, key: int | str, literal: Literal
-    ) -> Key:
-        return self._path(operator), key, repr(literal.value)
-
     def _path(self, operator: Operator | Slot) -> str:
-        named = self.slot if isinstance(operator, Slot) else operator
-        assert named is not None, "a slot has a family"
-        return named.spellings[0].path
+        return _called(operator, self.slot).spellings[0].path
+
+
+def _called(operator: Operator | Slot, slot: Operator | None) -> Operator:
+    named = slot if isinstance(operator, Slot) else operator
+    assert named is not None, "a slot has a family"
+    return named
+
+
+# --- literals ---
+
+_UNKNOWN: Final = object()
+
+_ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _literals(rule: Rule, term: Term) -> Iterator[tuple[str, _MayBe]]:
+    """What a rule says of an operand: the literal that it is, or guards on its name.
+
+    With each, whether another literal may be such a one.
+    """
+    if isinstance(term, Literal):
+        yield repr(term.value), lambda value: bool(value == term.value)
+    elif isinstance(term, LiteralVariable):
+        for guard in rule.guards:
+            yield from _comparison(guard.expr, term.name)
+
+
+def _comparison(guard: nodes.Expr, name: str) -> Iterator[tuple[str, _MayBe]]:
+    """`$name < 2` as what it says and a test of literals; nothing of other guards."""
+    match guard:
+        case nodes.Compare(sign, nodes.LiteralName(id), nodes.Constant(limit)):
+            holds = _ORDER[sign]
+        case _:
+            return
+    if id == name:
+        yield f"{sign} {limit!r}", lambda value: _may_hold(holds, value, limit)
+
+
+def _may_hold(holds: Callable[[Any, Any], bool], value: Any, limit: Any) -> bool:
+    if isinstance(value, bool) != isinstance(limit, bool):
+        return True  # `1` and `true` are equal to Python, and not to a rule
+    try:
+        return holds(value, limit)
+    except TypeError:
+        return True

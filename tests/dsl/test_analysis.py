@@ -35,6 +35,17 @@ ENDS = {
         pattern act(v) = relu(v) | sigmoid(v)
         rule r { z = neg(A@act(neg(x))) => z' = A(x) }
         """,
+    "a guard that the default does not fulfil": """
+        rule r { z = add(x, y, alpha=$a) where $a != 1 => z' = add(x, mul(y, $a)) }
+        """,
+    "a guard that what is built does not fulfil": """
+        rule r {
+          z = dropout(x, $p, $on) where $on == true
+        => z' = dropout(x, $p, train=false) }
+        """,
+    "a literal that is at its default again": """
+        rule r { z = add(x, y, alpha=2) => z' = add(x, add(y, y)) }
+        """,
     "a phase that runs once": """
         rule r { z = relu(x) => z' = relu(neg(x)) }
         pipeline p { once { r } }
@@ -57,6 +68,36 @@ MAY_NOT_END = {
         rule c { z = abs(x) => z' = sigmoid(x) }
         """,
         ["b"],
+    ),
+    "a guard that the default fulfils": (
+        "rule r { z = add(x, y, alpha=$a) where $a != 2 => z' = add(x, neg(y)) }",
+        ["r"],
+    ),
+    "a guard on what is handed on": (
+        "rule r { y = elu(x, $s) where $s != 0.5 => y' = elu(neg(x), $s) }",
+        ["r"],
+    ),
+    "a guard on what `..y` repeats": (
+        "rule r { y = elu(x, $s, ..) where $s > 0.5 => y' = elu(neg(x), ..y) }",
+        ["r"],
+    ),
+    "a number is no truth value": (
+        "rule r { z = add(x, y, alpha=$a) where $a != true => z' = add(x, neg(y)) }",
+        ["r"],
+    ),
+    "a literal that only the other rule tells apart": (
+        """
+        rule a { z = add(x, 1) => z' = neg(x) }
+        rule b { z = neg(x) => z' = add(x, 1) }
+        """,
+        ["a", "b"],
+    ),
+    "a guard that only the other rule has": (
+        """
+        rule a { z = add(x, y, alpha=$a) where $a != 1 => z' = add(x, mul(y, $a)) }
+        rule b { z = mul(x, y) => z' = add(x, y, alpha=2) }
+        """,
+        ["a", "b"],
     ),
     "an option may be absent": (
         "rule r { z = relu(neg?(x)) => z' = relu(x) }",
