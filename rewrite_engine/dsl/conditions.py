@@ -376,9 +376,35 @@ def _check_any_argument(argument: nodes.Expr, env: Environment, present: Names) 
     check_literal(argument, env, present)
 
 
+def _check_list_argument(
+    argument: nodes.Expr, env: Environment, present: Names
+) -> None:
+    """`$names` may be lists; numbers, truth values and graph values are none."""
+    what = _no_list(argument, env)
+    if what is None:
+        _check_any_argument(argument, env, present)
+        return
+    span = argument.span
+    hint = "`shape(x)` is a list, `rank(x)` its length, `numel(x)` its product"
+    env.scope.report("E305", f"a list is needed, and this is {what}", span, hint=hint)
+
+
+def _no_list(argument: nodes.Expr, env: Environment) -> str | None:
+    match argument:
+        case nodes.Name(id) if id in env.entries:
+            is_list = env.entries[id].kind in ("list", "each")
+            return None if is_list else "a graph value"
+        case nodes.Call(callee) if callee.id in FUNCTIONS:
+            return None if FUNCTIONS[callee.id].gives_list else "a single value"
+        case nodes.Constant() | nodes.Infix() | nodes.Negate():
+            return "a single value"
+    return None
+
+
 _CHECKS: Final[Mapping[ParameterKind, Callable[..., None]]] = {
     "value": _check_value_argument,
     "literal": check_literal,
+    "list": _check_list_argument,
     "any": _check_any_argument,
 }
 
@@ -391,5 +417,7 @@ def _report_unknown(callee: nodes.Name, env: Environment) -> None:
         return
     every = ", ".join(f"`{name}`" for name in FUNCTIONS)
     hint = env.scope.did_you_mean(callee.id, FUNCTIONS) or f"there are {every}"
+    if callee.id in ("const", "is_const", "constant"):
+        hint = "write `w is const`"
     message = f"there is no function `{callee.id}`"
     env.scope.report("E208", message, callee.span, hint=hint)

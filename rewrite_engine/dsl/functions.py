@@ -12,12 +12,12 @@ from typing import Literal as OneOf
 
 import attrs
 
-ParameterKind = OneOf["value", "literal", "any"]
+ParameterKind = OneOf["value", "literal", "list", "any"]
 
 
 @attrs.frozen
 class Function:
-    """A function and what it takes: graph values, literals or either."""
+    """A function and what it takes: graph values, literals, lists or any of them."""
 
     name: str
     parameters: tuple[ParameterKind, ...]
@@ -25,6 +25,7 @@ class Function:
     """Whether the last parameter may be given any number of times, at least once."""
     is_condition: bool = False
     """Whether the result is a truth value."""
+    gives_list: bool = False
 
     def parameter(self, position: int) -> ParameterKind | None:
         """What stands at a position; None if the function takes fewer arguments."""
@@ -39,7 +40,7 @@ class Function:
 
 _ALL: Final = (
     Function("rank", ("value",)),
-    Function("shape", ("value",)),
+    Function("shape", ("value",), gives_list=True),
     Function("size", ("value", "literal")),
     Function("numel", ("value",)),
     Function("dtype", ("value",)),
@@ -50,12 +51,12 @@ _ALL: Final = (
     Function("state_name", ("value",)),
     Function("sibling_uses", ("value", "literal")),
     Function("distinct", ("value", "value"), variadic=True, is_condition=True),
-    Function("along", ("literal", "literal", "literal")),
+    Function("along", ("literal", "literal", "literal"), gives_list=True),
     Function("min", ("literal",), variadic=True),
     Function("max", ("literal",), variadic=True),
     Function("abs", ("literal",)),
-    Function("len", ("any",)),
-    Function("prod", ("literal",)),
+    Function("len", ("list",)),
+    Function("prod", ("list",)),
 )
 
 FUNCTIONS: Final[Mapping[str, Function]] = {f.name: f for f in _ALL}

@@ -118,6 +118,7 @@ class Operators:
         if found is None or not isinstance(found.item, nodes.FamilyDef):
             known = [n for n in scope.visible() if _is_family(scope, n)]
             hint = scope.did_you_mean(use.family, known)
+            hint = hint or "`family F(op) = relu | gelu` defines one"
             message = f"there is no family `{use.family}`"
             span = Span(use.span.end - len(use.family), use.span.end)
             scope.report("E205", message, span, hint=hint)

@@ -1,30 +1,12 @@
-"""Syntax errors in the reader's terms: what was expected, and the likely slip."""
+"""Syntax errors in the reader's terms: what was expected, and what was found."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from difflib import get_close_matches
-
-import attrs
-
 from rewrite_engine.dsl.lalr import END, UNKNOWN, SyntaxFault
 from rewrite_engine.dsl.scanner import CLOSING, Scan, unclosed
+from rewrite_engine.dsl.slips import Place, likely_slip, unquoted_file
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.source import Source, Span
-
-
-@attrs.frozen
-class _Place:
-    """The surroundings of an error, as the hints look at them."""
-
-    found: str
-    """The offending text."""
-    before: str
-    """Code of the item up to the error."""
-    after: str
-    """Text after the offending one, to the end of the item."""
-    expected: frozenset[str]
 
 
 def explain(
@@ -34,7 +16,7 @@ def explain(
     if fault.kind == END:
         return _explain_end(source, overview, part, fault)
     place = _place(source, overview, part, fault)
-    hint = next((hint for look in _HINTS if (hint := look(place))), None)
+    hint = likely_slip(place)
     if fault.kind == UNKNOWN:
         message = f"{_quote(place.found)} has no meaning here"
         return Diagnostic("E101", message, fault.span, source, hint=hint)
@@ -52,7 +34,10 @@ def _explain_end(
     if opened is None:
         end = part.start + len(code.rstrip())
         message = f"the text ends where {expected} is expected"
-        return Diagnostic("E103", message, Span(max(end - 1, 0), end), source)
+        hint = unquoted_file(code)
+        return Diagnostic(
+            "E103", message, Span(max(end - 1, 0), end), source, hint=hint
+        )
     span = Span(opened.start, opened.start + 1)
     message = f"this `{opened.text}` is never closed"
     notes = (Note(f"the item ends where {expected} is expected"),)
@@ -62,9 +47,9 @@ def _explain_end(
     return Diagnostic("E103", message, span, source, notes, hint)
 
 
-def _place(source: Source, overview: Scan, part: Span, fault: SyntaxFault) -> _Place:
+def _place(source: Source, overview: Scan, part: Span, fault: SyntaxFault) -> Place:
     span = fault.span
-    return _Place(
+    return Place(
         found=source.text[span.start : span.end],
         before=_code(source, overview, Span(part.start, span.start)),
         after=source.text[span.end : part.end],
@@ -178,122 +163,3 @@ def _terminal(name: str) -> str:
 def _one_of(phrases: list[str]) -> str:
     *others, last = phrases or ["something else"]
     return f"{', '.join(others)} or {last}" if others else last
-
-
-# --- the likely slip ---
-
-
-def _wrong_equals(place: _Place) -> str | None:
-    if place.found == "=" and "COMPARATOR" in place.expected:
-        return "a comparison is written `==`"
-    if place.found == "=" and re.search(r"\w'?=$", place.before.replace(" ", "")):
-        return "a name is bound with a single `=`"
-    if place.found == ":" and place.after.startswith("="):
-        return "a name is bound with `=`"
-    return None
-
-
-def _nameless(place: _Place) -> str | None:
-    """A call that stands as a statement."""
-    starts = place.found == "(" and "EQUAL" in place.expected
-    if not starts and not (place.found[:1] == "." and "WHERE" in place.expected):
-        return None
-    callee = re.search(r"\w*$", place.before)
-    call = f"{callee[0] if callee and starts else place.found}(…)"
-    if "=>" in place.before:
-        return f"say what the call becomes, `y' = {call}`, or give it a name"
-    return f"a call that is matched has a name: `y = {call}`"
-
-
-def _order_of_head(place: _Place) -> str | None:
-    if not re.match(r"\s*rule\b[^{]*$", place.before):
-        return None
-    if place.found == "when":
-        claim = (
-            "`exact when …` and `inexact when …` say of which matches this is claimed"
-        )
-        return f"{claim}; what filters matches is a guard, `where …`, on the left side"
-    words = ("once", "fixpoint", "benefit", "for", "exact", "inexact")
-    if place.found in words and re.search(r"\bwhen\b", place.before):
-        return f"a condition stands last: put `{place.found} …` before it"
-    return None
-
-
-def _missing_arrow(place: _Place) -> str | None:
-    if "=>" in place.before or not re.match(r"\s*rule\b", place.before):
-        return None
-    if place.found == ">" and place.before.endswith("-"):
-        return "the left side is divided from the right side by `=>`"
-    if place.found == "}" and "ARROW" in place.expected:
-        return "a rule is `{ left => right }`; its `=>` is missing"
-    starts_right = re.search(
-        r"\b(param|buffer|value|meta|keep|erase)\s+$", place.before
-    )
-    if place.found == "return":
-        return "what a rule gives stands right of `=>`, as `y' = …`"
-    if re.match(r"\w+'$", place.found) or starts_right:
-        return "this belongs to the right side: put `=>` before it"
-    return None
-
-
-def _guard_on_right(place: _Place) -> str | None:
-    follows = re.search(r"\bwhere\s+$", place.before)
-    if "=>" in place.before and (place.found == "where" or follows):
-        return "guards stand on the left side, above `=>`"
-    return None
-
-
-def _foreign_sign(place: _Place) -> str | None:
-    doubled = {"|": "`or`", "*": "`pow(a, b)`"}
-    if place.found in doubled and place.before.endswith(place.found):
-        return f"write {doubled[place.found]}"
-    if place.found.startswith(".") and place.before.endswith(".."):
-        return "any other arguments are written `..`"
-    if place.found == "." and place.before[-1:].isdigit():
-        return "a decimal number has digits after its point"
-    return _SIGNS.get(place.found)
-
-
-_SIGNS = {
-    "'": "a string stands in double quotes",
-    "`": "a string stands in double quotes",
-    ";": "statements follow one another without a separator",
-    "&": "write `and`",
-    "!": "write `not`, or `!=` to compare",
-    "$": "a literal is named `$` and a word, as in `$eps`",
-    "//": "a comment starts with `#`",
-    "\\": "a statement may go on over several lines as it is",
-}
-
-
-def _chained_comparison(place: _Place) -> str | None:
-    comparing = place.found in ("<", "<=", ">", ">=", "==", "!=")
-    if comparing and "AND" in place.expected:
-        return "comparisons do not chain: write `a < b and b < c`"
-    return None
-
-
-def _open_bracket(place: _Place) -> str | None:
-    starts_line = place.before.rstrip(" \t").endswith("\n")
-    if starts_line and place.expected & {"RPAR", "RSQB"}:
-        return "is a bracket above left open?"
-    return None
-
-
-def _misspelled(place: _Place) -> str | None:
-    words = [name.lower() for name in place.expected if name.isalpha()]
-    close = get_close_matches(place.found.lower(), words, n=1, cutoff=0.75)
-    return f"did you mean `{close[0]}`?" if close else None
-
-
-_HINTS: tuple[Callable[[_Place], str | None], ...] = (
-    _wrong_equals,
-    _nameless,
-    _order_of_head,
-    _missing_arrow,
-    _guard_on_right,
-    _foreign_sign,
-    _chained_comparison,
-    _open_bracket,
-    _misspelled,
-)
