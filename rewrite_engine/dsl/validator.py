@@ -24,6 +24,7 @@ from rewrite_engine.dsl.checked import (
     Variable,
 )
 from rewrite_engine.dsl.duplicates import duplicates
+from rewrite_engine.dsl.list_literals import lists_as_numbers
 from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.dsl.values import values_in
 from rewrite_engine.dsl.walk import terms_in
@@ -44,6 +45,7 @@ def validate_rule(rule: Rule, *, check_left: bool = True) -> Iterator[Diagnostic
     """
     yield from _too_large(rule)
     yield from _read_although_replaced(rule)
+    yield from lists_as_numbers(rule)
     if check_left:
         yield from _unreplaced_roots(rule)
         yield from _empty_left(rule)
