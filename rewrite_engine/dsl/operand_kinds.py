@@ -9,7 +9,13 @@ from typing import Final
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.calls import schema_text
-from rewrite_engine.dsl.checked import Operator, TorchConstant
+from rewrite_engine.dsl.checked import (
+    Computed,
+    MakeList,
+    Operator,
+    TorchConstant,
+    Value,
+)
 from rewrite_engine.dsl.scopes import Scope
 from rewrite_engine.errors import Note
 from rewrite_engine.signatures import Parameter, Signature
@@ -113,11 +119,11 @@ def check_kind(
     operators: Iterable[Operator],
     key: int | str,
     kind: Kind,
-    span: Span,
+    at: nodes.Expr | Value,
     *,
     builds: bool = False,
 ) -> None:
-    """Report an operand that no spelling of an operator takes.
+    """Report an operand that no spelling of an operator takes, `at` its place.
 
     `operators` holds the operator of every family row. A call that is built (`builds`)
     is one of a function, not of a module.
@@ -129,7 +135,8 @@ def check_kind(
         signature, parameter = refusing
         wanted = f"`{parameter.name}` of `{signature.path}` is `{parameter.type}`"
         notes = (Note(f"the schema is {schema_text(signature)}"),)
-        message = f"{wanted}, and this is {_described(kind, parameter.type)}"
+        odd, span = _odd_item(kind, at, parameter.type)
+        message = f"{wanted}, and this is {_described(odd, parameter.type)}"
         hint = _hint(signature, parameter, kind)
         scope.report("E305", message, span, notes=notes, hint=hint)
         return
@@ -220,6 +227,22 @@ def _constant_type(name: str) -> str:
 
 
 # --- in words ---
+
+
+def _odd_item(kind: Kind, at: nodes.Expr | Value, declared: str) -> tuple[Kind, Span]:
+    """What is wrong with an operand, and where: of a list, the first wrong item."""
+    items: Sequence[nodes.Expr | Value] = ()
+    match at:
+        case nodes.ListExpr(found) | MakeList(found):
+            items = found
+        case Computed(nodes.ListExpr(found)):
+            items = found
+    listed = _LIST.fullmatch(declared.removesuffix("?"))
+    if listed and isinstance(kind, tuple) and len(items) == len(kind):
+        for each, item in zip(kind, items, strict=True):
+            if not takes(listed[1], each):
+                return each, item.span
+    return kind, at.span
 
 
 def _described(kind: Kind, declared: str) -> str:

@@ -59,7 +59,7 @@ def check_kinds(
     """Report operands of a kind that the operator's schema does not take."""
     exprs = [*call.args, *(keyword.value for keyword in call.keywords)]
     for operand, expr in zip(operands, exprs, strict=True):
-        check_kind(scope, rows, operand.key, kind_of(operand.value), expr.span)
+        check_kind(scope, rows, operand.key, kind_of(operand.value), expr)
 
 
 def listed(

@@ -235,7 +235,7 @@ class Right:
             return
         for each in choices(value):
             kind = self.kind(each)
-            check_kind(scope, rows, key, kind, each.span, builds=True)
+            check_kind(scope, rows, key, kind, each, builds=True)
 
     def kind(self, value: Value) -> Kind:
         """What a value is known to be as an operand."""
