@@ -182,6 +182,9 @@ class _Builder:
             raise Refused(f"'{name}' is absent and cannot be replaced")
         if self.state.facts.is_held(node):
             raise Refused(f"'{name}' is held by a module and has no place in the graph")
+        if node not in self.match.calls:
+            # An optional call that is not there: others read its operand, too.
+            raise Refused(f"'{name}' is not there, and its operand '{node}' stays")
         return node
 
     def node_for(self, pattern: Any) -> Any:
@@ -367,8 +370,7 @@ class _Builder:
     def _constant(self, pattern: fx.Node) -> Constant | None:
         """None where the rule chose `none`."""
         value = self._folded(pattern.args[0])
-        if value is not None and not isinstance(value, Constant):
-            raise Refused(f"'{pattern.meta['names'][0]}' is not a tensor")
+        assert value is None or isinstance(value, Constant), "checked: E401"
         return value
 
     def _folded(self, pattern: Any) -> Any:

@@ -81,6 +81,7 @@ def test_verification_runs_both_instances() -> None:
     [
         ("param c = b if b else none  y' = neg(linear(x, w, c + 1))", "E405"),
         ("param c = b if b else 0  y' = neg(linear(x, w, c))", "E401"),
+        ("value c = w if b else 2  param d = w * c  y' = neg(linear(x, d))", "E401"),
         ("value c = 2  param d = w * c  y' = neg(linear(x, d))", "E401"),
     ],
 )

@@ -96,7 +96,6 @@ CASES = [
     (exported, f"{LINEAR} param p = torch.sort(w)", "must be one tensor"),
     (exported, "y = mul(x, w) => x <- w  y' = neg(x)", "no state of the model"),
     (traced, "y = mul(x, w) => x <- w  y' = neg(x)", "no state of the model"),
-    (traced, f"{LINEAR} value v = (w if b else 2)  w <- v  keep y", "'v' is not"),
     (special, f"{LINEAR} w <- w * 2  y' = linear(x, w)", "a Special, which is not"),
 ]
 
@@ -161,4 +160,26 @@ def test_results_that_would_not_be_there_in_time(
     step = "pattern step(v, s, t) = mul(v, s) | add(v, t)"
     report = engine.apply(gm, loads(f"{step} rule r {{ {rule} }}")).report
     assert reason in str(report)
+    assert graph_text(gm) == before
+
+
+@pytest.mark.parametrize("absent", ["n = relu?(x)", "N@relu?(x)", "n = relu^*(x)"])
+def test_the_operand_of_a_call_that_is_not_there_is_not_replaced(absent: str) -> None:
+    rules = loads(
+        f"rule r once {{ {absent}  z = add(n, w) => n' = neg(w)  keep z }}"
+        if "N@" not in absent
+        else "rule r once { z = add(N@relu?(x), w) => N' = neg(w)  keep z }"
+    )
+
+    def without(graph: fx.Graph, a: fx.Node, b: fx.Node) -> tuple[fx.Node, ...]:
+        return (
+            graph.call_function(aten.add.Tensor, (a, b)),
+            graph.call_function(aten.exp.default, (a,)),
+        )
+
+    gm = graph_of(without)
+    before = graph_text(gm)
+    report = engine.apply(gm, rules).report
+    name = "N" if "N@" in absent else "n"
+    assert f"'{name}' is not there, and its operand 'a' stays" in str(report)
     assert graph_text(gm) == before
