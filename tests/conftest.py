@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def _seed(_one_thread: None) -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _time_for_long_tests(request: pytest.FixtureRequest) -> None:
+    """The timeout of pyproject.toml is not for them."""
+    if request.node.get_closest_marker("long") is not None:
+        faulthandler.cancel_dump_traceback_later()
 
 
 # --- reliability figures ---

@@ -6,6 +6,7 @@ Under `-O`, pytest still runs the assertions of test modules, and of others that
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,10 @@ SAMPLE = (
 
 def passes(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-O", "-m", "pytest", "-q", "-x", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
 
 
 def test_the_engine_works_without_its_assertions() -> None:
