@@ -368,7 +368,15 @@ class _Builder:
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise Unsuitable(f"no operand fits: {error}") from error
         found = operands.get(parameter.name) or self.demands.get(source)
-        return found or elementwise(known, sizes)
+        return found or self._broadcast(elementwise(known, sizes), known)
+
+    def _broadcast(self, operand: Operand, known: Mapping[str, Any]) -> Operand:
+        """The operand, along the chosen axis if another one has the full shape."""
+        axis, shape = self.choice.along, operand.shape
+        is_first = not any(isinstance(v, torch.Tensor) for v in known.values())
+        if axis is None or is_first or axis >= len(shape):
+            return operand
+        return attrs.evolve(operand, shape=_lengthwise(shape, axis))
 
     def _watched(
         self, node: fx.Node, spelling: Spelling, name: str, known: Mapping[str, Any]
@@ -440,8 +448,7 @@ class _Builder:
         axis = self.subject.axes[name](_Known(self))
         if not -len(shape) <= axis < len(shape):
             raise Unsuitable(f"`{name}` has no axis {axis}")
-        along = range(len(shape))[axis]
-        return tuple(n if i == along else 1 for i, n in enumerate(shape))
+        return _lengthwise(shape, range(len(shape))[axis])
 
 
 @attrs.frozen(eq=False)
@@ -452,6 +459,11 @@ class _Known:
 
     def value(self, name: str) -> Any:
         return self.builder.value_of(name)
+
+
+def _lengthwise(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of a vector along an axis, to be broadcast to a shape."""
+    return tuple(size if i == axis else 1 for i, size in enumerate(shape))
 
 
 def _callable(spelling: Spelling) -> Callable[..., Any]:

@@ -21,7 +21,8 @@ class Choice:
     `options` are arguments that the rule leaves open, by call and parameter.
     `dtypes` are those of inputs that differ from `dtype`.
     `example` is a test whose shapes are used, in place of `sizes`.
-    `spelling` counts through the spellings of each operator. `state`: inputs that
+    `spelling` counts through the spellings of each operator. `along`: operands of
+    elementwise calls have one axis, this one, and are broadcast. `state`: inputs that
     could be state of the module are. `exposed` is a call whose value is given out, too,
     beside those of the rule's roots. `written`: what the roots give is written later,
     so that it shows what else lies in its storage. `recorded`: nodes record their
@@ -37,6 +38,7 @@ class Choice:
     options: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
     spelling: int = 0
     layout: Layout = "contiguous"
+    along: int | None = None
     state: bool = True
     exposed: str | None = None
     written: bool = False

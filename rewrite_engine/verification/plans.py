@@ -29,6 +29,7 @@ _DTYPES: Final = (
     torch.bool,
     torch.complex64,
 )
+_SQUARE: Final = Sizes(batch=4, channels=4, outputs=4, spatial=4)
 _SPELLINGS: Final = 5
 _MOST_COMBINATIONS: Final = 200
 
@@ -54,8 +55,7 @@ def first_choices(subject: Subject, instance: Instance) -> Iterator[Choice]:
     for dtype in (torch.float64, torch.float32, torch.int64):
         for rank in _RANKS:
             yield Choice(dtype=dtype, sizes=Sizes(rank=rank), literals=typical)
-    square = Sizes(batch=4, channels=4, outputs=4, spatial=4)
-    yield Choice(sizes=square, literals=typical)
+    yield Choice(sizes=_SQUARE, literals=typical)
     others = _combinations(typical, domains)
     for literals in islice(others, _MOST_COMBINATIONS):
         for rank in (4, 2):
@@ -94,6 +94,7 @@ def variations(subject: Subject, instance: Instance, base: Choice) -> list[Choic
         attrs.evolve(base, written=True),
         *(attrs.evolve(base, exposed=name) for name in instance.calls),
         *(attrs.evolve(base, spelling=i) for i in range(1, _SPELLINGS)),
+        *_broadcast(base),
     ]
 
 
@@ -120,6 +121,13 @@ def _other_types(base: Choice) -> Iterator[Choice]:
         *(attrs.evolve(sizes, rank=rank) for rank in _RANKS if rank != sizes.rank),
     ):
         yield attrs.evolve(base, sizes=other, example=None)
+
+
+def _broadcast(base: Choice) -> Iterator[Choice]:
+    """Where all dimensions are alike, only the axis tells what a vector belongs to."""
+    square = attrs.evolve(_SQUARE, rank=base.sizes.rank)
+    for axis in range(2):
+        yield attrs.evolve(base, sizes=square, along=axis, example=None)
 
 
 def _mixed_types(instance: Instance, base: Choice) -> Iterator[Choice]:

@@ -289,6 +289,20 @@ def test_a_guard_that_keeps_a_rule_right_matters() -> None:
     assert guard.matters and guard.answers == {True, False}
 
 
+def test_a_guard_on_the_axis_of_a_vector_matters() -> None:
+    found = verified(
+        """
+        rule r inexact {
+          m = mul(linear(x, w), s)
+          where numel(s) == size(s, -1), numel(s) == size(w, 0)
+        => param scaled = w * reshape(s, [-1, 1])
+           m' = linear(x, scaled) }
+        """
+    )
+    assert found.guards[0].text == "numel(s) == size(s, -1)"
+    assert found.guards[0].matters
+
+
 def test_a_test_beside_the_rule_counts_as_a_check() -> None:
     rules = loads(
         """
