@@ -72,13 +72,6 @@ def applied(times: int) -> None:
 
 @pytest.mark.figure("R12")
 def test_one_rule_set_is_used_by_many_threads(measured: Callable[..., None]) -> None:
-    applied(times=6)
-    measured("R12", applications=8 * 6)
-
-
-@pytest.mark.long
-@pytest.mark.figure("R12")
-def test_one_rule_set_is_used_for_long(measured: Callable[..., None]) -> None:
     applied(times=200)
     measured("R12", applications=8 * 200)
 

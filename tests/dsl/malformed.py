@@ -2,7 +2,8 @@
 
 A program of its own, because an audit hook cannot be removed from a process:
 
-    python -m tests.dsl.malformed SEED COUNT
+    python -m tests.dsl.malformed SEED COUNT    # so many mutations
+    python -m tests.dsl.malformed FILE          # its items, cut off at every character
 
 prints one line of JSON: how many texts were read, how many were refused, the slowest,
 the peak of memory, and everything else that happened. `test_malformed.py` runs it.
@@ -16,7 +17,8 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from rewrite_engine.dsl import loader
@@ -60,13 +62,25 @@ def mutated(text: str, chosen: random.Random) -> str:
     return text
 
 
-def texts(seed: int, count: int) -> Iterator[str]:
+def items_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").split("\n\n")
+
+
+def mutations(seed: int, count: int) -> Iterator[str]:
+    """Mostly of a short item; else of any, or of two that follow each other."""
     chosen = random.Random(seed)
-    sources = [path.read_text(encoding="utf-8", errors="replace") for path in FILES]
+    files = [items_of(path) for path in FILES]
+    items = [item for file in files for item in file]
+    short = [item for item in items if len(item) < 500]
+    pairs = ["\n\n".join(pair) for file in files for pair in pairwise(file)]
     for _ in range(count):
-        items = chosen.choice(sources).split("\n\n")
-        start = chosen.randrange(len(items))
-        yield mutated("\n\n".join(items[start : start + 2])[:1500], chosen)
+        kind = chosen.choice((short, short, short, short, short, short, items, pairs))
+        yield mutated(chosen.choice(kind), chosen)
+
+
+def cuts(path: Path) -> Iterator[str]:
+    """What is before an item that is cut off has no fault, and is left out."""
+    return (item[:end] for item in items_of(path) for end in range(len(item)))
 
 
 def is_harmless(event: str, args: tuple[object, ...]) -> bool:
@@ -97,11 +111,11 @@ def peak_megabytes() -> int:
     return int(peak[1]) >> 10
 
 
-def main(seed: int, count: int) -> None:
+def main(texts: Iterable[str]) -> None:
     events: list[str] = []
     surprises: list[str] = []
     slowest, refused = 0.0, 0
-    inputs = list(texts(seed, count))
+    inputs = list(texts)
     loader.check_text("rule r { y = relu(x) => y' = x }")  # what is read only once
     "\n".encode("unicode_escape")
     watching = False
@@ -140,4 +154,8 @@ def main(seed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    match sys.argv[1:]:
+        case [seed, count]:
+            main(mutations(int(seed), int(count)))
+        case [file]:
+            main(cuts(Path(file)))
