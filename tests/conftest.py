@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Modules that hold assertions and no tests: under `python -O`, these are run, too.
 pytest.register_assert_rewrite(
@@ -20,6 +21,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from rewrite_engine import pytest_plugin
 
         config.pluginmanager.register(pytest_plugin, "rewrite_engine")
+    # Runs that must pass are repeatable; the long ones draw other examples each time.
+    settings.register_profile("repeatable", derandomize=True)
+    is_long = config.getoption("markexpr") == "long"
+    if not is_long and config.getoption("--hypothesis-profile") is None:
+        settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import attrs
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
 from torch.ao import quantization as ao
@@ -18,6 +18,7 @@ from torch.ao.quantization.quantize_fx import prepare_fx
 
 from rewrite_engine import engine, load
 from rewrite_engine.equalize import EqualizationConfig, convert, prepare
+from rewrite_engine.tensor_types import UNKNOWN, attribute
 from tests.equalize.test_convert import unobserved
 
 CHANNELS = 4
@@ -195,6 +196,9 @@ def check_observed(recipe: Recipe) -> None:
     # Not the model: torch folds the BatchNorm after one call of a layer into the layer,
     # and so into the other calls.
     gm = prepare_fx(model, mapping, (x,))
+    # It loses the weights of a layer that it fuses with a relu and that is also read.
+    reads = gm.graph.find_nodes(op="get_attr")
+    assume(all(attribute(gm, node.target) is not UNKNOWN for node in reads))
     result = equalized(gm, recipe, x)
     assert unobserved(result) == unobserved(gm)
     assert_close(result(unseen), gm(unseen), 1e-4)
