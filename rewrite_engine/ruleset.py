@@ -108,10 +108,11 @@ class RuleSet:
 
     @cached_property
     def content_hash(self) -> str:
-        """Names the rules by their text, the same in every process."""
+        """Names the rules by their text and phases, the same in every process."""
         texts = sorted({rule.source.text for rule in self.file.rules})
         names = [rule.name for rule in self.file.rules]
-        return hashlib.sha256("\0".join([*names, *texts]).encode()).hexdigest()
+        phases = map(repr, self.file.phases)
+        return hashlib.sha256("\0".join([*names, *phases, *texts]).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[CompiledRule]:
         return iter(self.rules)
@@ -127,14 +128,15 @@ class RuleSet:
             raise KeyError(f"no rule `{name}`; there is {known or 'none'}")
         return found
 
-    def only(self, *names: str) -> RuleSet:
-        """The rules of these names alone, in the phases in which they run.
+    def only(self, *names: str, once: bool = False) -> RuleSet:
+        """The rules of these names alone, in the phases in which they run, or with
+        `once` together, each at most once at each place.
 
         Raises: KeyError.
         """
         for name in names:
             self[name]
-        return RuleSet(self.name, self.file.only(frozenset(names)))
+        return RuleSet(self.name, self.file.only(frozenset(names), once=once))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RuleSet) and other.content_hash == self.content_hash

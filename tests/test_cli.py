@@ -497,7 +497,7 @@ def test_verify_in_a_pipe_cuts_nothing_and_names_the_rule_that_is_wrong(here, ru
     heading, _, *rows = out.splitlines()[1:5]
     assert heading.split()[-4:] == ["guards", "both", "ways", "result"]
     assert [row.split()[0] for row in rows] == ["relu_twice", wrong]
-    assert f"load('r.rules').only('{wrong}')" in out
+    assert f"load('r.rules').only('{wrong}', once=True)" in out
 
 
 def test_verify_takes_no_negative_number_of_trials(here, run):

@@ -316,6 +316,11 @@ def test_some_rules_of_a_set_keep_their_phases_and_tests() -> None:
     assert [phase.rules for phase in chosen.file.phases] == [("second",), ("second",)]
     assert [test.title for test in chosen.tests] == ["one"]
     assert chosen != rules
+    once = rules.only("first", once=True)
+    assert [(phase.once, phase.rules) for phase in once.file.phases] == [
+        (True, ("first",))
+    ]
+    assert once != rules.only("first")
     with pytest.raises(KeyError, match="third"):
         rules.only("third")
 

@@ -476,14 +476,19 @@ class RuleFile:
     tests: tuple[Test, ...] = ()
     phases: tuple[Phase, ...] = ()
 
-    def only(self, names: frozenset[str]) -> RuleFile:
-        """The rules of these names, and the tests that expect something of them."""
-        phases = (
+    def only(self, names: frozenset[str], *, once: bool = False) -> RuleFile:
+        """The rules of these names, and the tests that expect something of them; with
+        `once`, each at most once at each place.
+        """
+        phases = tuple(
             attrs.evolve(phase, rules=tuple(n for n in phase.rules if n in names))
             for phase in self.phases
         )
+        rules = tuple(rule for rule in self.rules if rule.name in names)
+        if once:
+            phases = (Phase(True, tuple(rule.name for rule in rules)),)
         return RuleFile(
-            tuple(rule for rule in self.rules if rule.name in names),
+            rules,
             tuple(t for t in self.tests if names.issuperset(t.expected) and t.expected),
             tuple(phase for phase in phases if phase.rules),
         )

@@ -13,6 +13,7 @@ from rewrite_engine.explaining.dialects import dialect
 from rewrite_engine.explaining.dry_run import DryRun, dry_run
 from rewrite_engine.explaining.explanation import (
     Explanation,
+    Kind,
     Mismatch,
     NearMiss,
     RuleExplanation,
@@ -167,12 +168,16 @@ class _Explainer:
 
 
 def _rank(miss: NearMiss) -> tuple[float, int, fx.Node]:
-    """The nearest first; of equals, what is only spelled differently first, and last
-    where not even the rule's last operator is there.
+    """The nearest first; of equals, what is only spelled differently first, then where
+    a literal is another one, and last where not even the rule's last operator is there.
     """
     first = miss.first
     elsewhere = first.kind == "operator" and first.nodes[:1] == (miss.anchor,)
-    return -miss.score, 0 if first.kind == "dialect" else 1 + elsewhere, miss.anchor
+    distance = 3 if elsewhere else _DISTANCES.get(first.kind, 2)
+    return -miss.score, distance, miss.anchor
+
+
+_DISTANCES: Final[Mapping[Kind, int]] = {"dialect": 0, "literal": 1}
 
 
 def _concerns(reading: Reading, node: fx.Node) -> bool:

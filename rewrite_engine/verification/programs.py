@@ -68,6 +68,9 @@ def _load(rules: RuleSet, rule: checked.Rule) -> str:
     loaded = f'loads(r"""\n{rule.source.text.strip()}\n""")'
     if path.suffix == ".rules":
         loaded = f"load({str(path)!r})"
+    if not rule.once:
+        # What it builds may match again, and a run would go on to its limits.
+        return f"{loaded}.only({rule.name!r}, once=True)"
     return loaded if len(rules) == 1 else f"{loaded}.only({rule.name!r})"
 
 

@@ -321,3 +321,16 @@ def test_a_guard_on_a_type_that_is_not_recorded_says_how_to_record_it() -> None:
     (miss,) = (m for m in engine.explain(gm, rules).near_misses if m.held == 2)
     assert "the type of 'x0' is not known" in miss.first.message
     assert "FakeTensorProp" in (miss.first.hint or "")
+
+
+def test_in_a_chain_of_one_operator_another_literal_is_nearest() -> None:
+    rules = loads("rule r { z = add(add(add(a, b), c), 6) => z' = a }")
+
+    def body(f: Any, x: fx.Node, y: fx.Node, *_: fx.Node) -> fx.Node:
+        for operand in (y, y, y, y, 7, y, y, y, y):
+            x = f(aten.add.Tensor, (x, operand))
+        return x
+
+    first, *_ = engine.explain(graph_of(body), rules).near_misses
+    assert first.anchor.args[1] == 7
+    assert first.first.message.startswith("`6` is expected, ")
