@@ -79,7 +79,8 @@ class FaultFinder:
             yield from self._list(pattern, value, env, place)
         elif not isinstance(pattern, fx.Node):
             message = f"{_shown(pattern)} is expected, {_found(value, place)}"
-            yield self._one("literal", message, place, env)
+            kind: Kind = "operand" if isinstance(value, fx.Node) else "literal"
+            yield self._one(kind, message, place, env)
         elif pattern in env:
             yield self._one("shared", _other(pattern, env, value, place), place, env)
         elif pattern.op == "placeholder":
