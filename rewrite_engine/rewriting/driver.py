@@ -232,7 +232,7 @@ class Driver:
 
     def _rewrite(self, match: Match, subject: Subject | None) -> Built:
         aliases = self._aliases
-        site = find_site(match, aliases)
+        site = find_site(match, aliases, self._state.signatures)
         built = self._make(subject or self._known.recall(match), site.before)
         check_reads(built.created, built.replaced)
         effects = {node: aliases.add(node) for node in built.created}
@@ -271,6 +271,7 @@ class Driver:
         for old, new in built.replaced.items():
             self._moved.setdefault(new, []).extend(old.users)
             self.transaction.replace_uses(old, new)
+            self._state.signatures.replaced(self.transaction, old, new)
             self._aliases.unite(old, new)
         self._removal.remove(match, built)
         self._state.readers.add(built.created)

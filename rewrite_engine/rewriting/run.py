@@ -152,7 +152,7 @@ def _matches(program: Program, state: State) -> Iterator[Match]:
 
     def judge(match: Match) -> str | None:
         try:
-            find_site(match, aliases())
+            find_site(match, aliases(), state.signatures)
         except Refused as refusal:
             return str(refusal)
         return None

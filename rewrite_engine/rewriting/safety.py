@@ -16,6 +16,7 @@ from rewrite_engine.edit import operands_of
 from rewrite_engine.graph_facts import reads_only_shape
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.call_signatures import CallSignatures
 from rewrite_engine.rewriting.effect import Effect
 from rewrite_engine.rewriting.effects import is_inert
 
@@ -36,13 +37,13 @@ class Site:
     effects: Mapping[fx.Node, Effect]
 
 
-def find_site(match: Match, aliases: AliasIndex) -> Site:
+def find_site(match: Match, aliases: AliasIndex, signatures: CallSignatures) -> Site:
     """Where the match can be rewritten.
 
     Raises: Refused, if it cannot be proven safe.
     """
     _check_roots(match)
-    _check_containment(match)
+    _check_containment(match, signatures)
     effects = {c: aliases.effect(c) for c in match.calls if not is_inert(c)}
     site = Site(match, _insertion_point(match), effects)
     _check_barrier(site, aliases)
@@ -67,7 +68,7 @@ def _kept(match: Match) -> set[Any]:
     return {match.bindings.get(name) for name in match.rule.keep}
 
 
-def _check_containment(match: Match) -> None:
+def _check_containment(match: Match, signatures: CallSignatures) -> None:
     """Only the roots, and what the rule keeps, may be read outside the match."""
     calls = match.calls
     readable = {*match.roots, *_kept(match)}
@@ -77,6 +78,11 @@ def _check_containment(match: Match) -> None:
         for reader in call.users:
             if reader not in calls and not reads_only_shape(reader):
                 raise Refused(f"'{call}' is also read by '{reader}'")
+        if call in signatures.modules:
+            raise Refused(
+                f"'{call}' goes to or comes from '{signatures.modules[call]}', whose "
+                "call signature is preserved"
+            )
 
 
 def _insertion_point(match: Match) -> fx.Node:

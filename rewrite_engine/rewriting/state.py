@@ -22,6 +22,7 @@ from torch.export.graph_signature import (
 
 from rewrite_engine.errors import GraphError
 from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.rewriting.call_signatures import CallSignatures
 from rewrite_engine.rewriting.dead_state import drop_unread
 from rewrite_engine.rewriting.readers import Readers
 from rewrite_engine.rewriting.safety import Refused
@@ -37,6 +38,7 @@ class State(Protocol):
 
     facts: GraphFacts
     readers: Readers
+    signatures: CallSignatures
 
     @property
     def is_exported(self) -> bool:
@@ -110,6 +112,7 @@ class ModuleState:
     staged: dict[str, torch.Tensor]
     is_exported: bool = False
     """Whether the module belongs to a program, whose signature lists all constants."""
+    signatures: CallSignatures = attrs.field(factory=CallSignatures)
     _writes: _Writes = attrs.field(factory=_Writes)
 
     @staticmethod
@@ -187,6 +190,7 @@ class ProgramState:
     facts: GraphFacts
     readers: Readers
     program: ExportedProgram
+    signatures: CallSignatures
     staged: dict[str, torch.Tensor]
     _lifted: dict[str, torch.Tensor]
     _first_input: fx.Node
@@ -206,7 +210,8 @@ class ProgramState:
         facts = GraphFacts(program.graph_module, lifted, staged, mutated, names)
         readers = Readers(program.graph_module, lifted)
         first = next(n for n in program.graph.nodes if n.name not in names)
-        return ProgramState(facts, readers, program, staged, lifted, first)
+        signatures = CallSignatures.of(program)
+        return ProgramState(facts, readers, program, signatures, staged, lifted, first)
 
     def write(
         self, transaction: Transaction, node: fx.Node, value: torch.Tensor
@@ -268,6 +273,7 @@ class ProgramState:
         tables[0].update({n: t for n, t in self.staged.items() if n in live})
         signature.input_specs[:] = self._input_specs()
         signature.output_specs[:] = self._output_specs()
+        self.signatures.store(transaction)
         self._drop_unread({s.target for s in specs[0] if s.target is not None})
 
     def _drop_unread(self, before: set[str]) -> None:
