@@ -18,9 +18,10 @@ from rewrite_engine.explaining.explanation import Kind, Mismatch
 from rewrite_engine.explaining.steps import Place, callee_span, steps_below
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling, call_key
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import ways_of
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.spellings import Spelling, call_key
 from rewrite_engine.matching.reference import (
     ROW,
     Env,

@@ -11,9 +11,10 @@ from torch import fx
 
 from rewrite_engine.explaining.dialects import dialect
 from rewrite_engine.lowering import markers
-from rewrite_engine.lowering.operators import OperatorPattern, call_key
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import roots_of
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.spellings import call_key
 
 USERS: Final = 32
 """Readers of one value that are followed; a value may have thousands."""

@@ -12,7 +12,7 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.choices import Choices, Contradiction
 from rewrite_engine.lowering.guards import present
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import (
     Way,
     below,
@@ -22,6 +22,7 @@ from rewrite_engine.lowering.patterns import (
     ways_of,
 )
 from rewrite_engine.lowering.scope import Unknown
+from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.signatures import REQUIRED
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.lowering.spellings import Spelling
 
 
 def exchange(

@@ -20,7 +20,8 @@ from rewrite_engine.lowering.choices import (
 )
 from rewrite_engine.lowering.concrete_left import Alternative, ConcreteLeft
 from rewrite_engine.lowering.concrete_right import ConcreteRight
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.lowering.spellings import Spelling
 
 MOST = 10_000
 """Instances of one rule; a rule with more should be several rules."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from rewrite_engine.lowering.operators import CallKey
 from rewrite_engine.lowering.patterns import roots_of
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.spellings import CallKey
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.net_source import keys_of
 from rewrite_engine.matching.program import Program, RuleProgram

@@ -14,7 +14,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.lowering.operators import CallKey, look_up
+from rewrite_engine.lowering.spellings import CallKey, look_up
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.net_source import Hits
 from rewrite_engine.matching.sketches import IsCall, Sketch

@@ -9,8 +9,8 @@ import attrs
 from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.lowering.operators import Spelling
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.spellings import Spelling
 
 
 @attrs.frozen(eq=False)

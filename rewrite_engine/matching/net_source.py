@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 from torch import fx
 
-from rewrite_engine.lowering.operators import CallKey
+from rewrite_engine.lowering.spellings import CallKey
 from rewrite_engine.matching.branches import Branch
 from rewrite_engine.matching.generated import ARGUMENTS, function_of
 from rewrite_engine.matching.sketches import (

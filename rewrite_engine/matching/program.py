@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from rewrite_engine.lowering.operators import CallKey
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.spellings import CallKey
 from rewrite_engine.matching.compiler import RuleCompiler, RuleInstructions
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.sketches import Sketch

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rewrite_engine.lowering.operators import CallKey, OperatorPattern
+from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.lowering.spellings import CallKey
 from rewrite_engine.matching.branches import Branch
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.net_source import NetFunction

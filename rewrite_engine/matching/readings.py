@@ -12,12 +12,8 @@ from torch import fx
 
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import (
-    CallKey,
-    OperatorPattern,
-    Spelling,
-    look_up,
-)
+from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.lowering.spellings import CallKey, Spelling, look_up
 from rewrite_engine.matching.generated import ARGUMENTS, KEYWORDS
 from rewrite_engine.matching.structure import defaults, orders
 

@@ -16,7 +16,7 @@ from torch import fx
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.literals import is_literal, literals_equal
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import (
     Way,
     below,
@@ -26,6 +26,7 @@ from rewrite_engine.lowering.patterns import (
     ways_of,
 )
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.spellings import Spelling
 
 Goal = tuple[Any, Any]
 """A pattern node (or literal) and the argument that it must match."""

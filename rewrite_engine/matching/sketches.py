@@ -18,7 +18,8 @@ import torch
 from torch import fx
 
 from rewrite_engine.lowering import markers
-from rewrite_engine.lowering.operators import CallKey, OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.lowering.spellings import CallKey, Spelling
 from rewrite_engine.matching.structure import anchor_calls, operands, orders
 
 DEPTH: Final = 4

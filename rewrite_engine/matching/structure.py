@@ -9,8 +9,9 @@ from typing import Any
 from torch import fx
 
 from rewrite_engine.lowering import markers
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import below, captured_calls
+from rewrite_engine.lowering.spellings import Spelling
 
 
 def anchor_calls(pattern: fx.Node) -> Iterator[fx.Node]:

@@ -13,9 +13,10 @@ from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.exchange import exchange
 from rewrite_engine.lowering.guards import present
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import OperatorPattern, Spelling
+from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.replacements import REST_OF
 from rewrite_engine.lowering.scope import Unknown
+from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.lowering.symbolic import SYMBOLIC
 from rewrite_engine.matching.match import CapturedCalls, Match, MatchScope
 from rewrite_engine.rewriting.constants import Label, Store

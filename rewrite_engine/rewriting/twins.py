@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 from torch import fx
 
-from rewrite_engine.lowering.operators import Spelling
 from rewrite_engine.lowering.rule import CompiledRule
+from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.matching.match import CapturedCalls, Match
 from rewrite_engine.rewriting.outlines import LITERALS, Outline, Unrepeatable
 

@@ -19,8 +19,8 @@ from torch.utils import _pytree as pytree
 
 from rewrite_engine.lowering.guards import compile_expr
 from rewrite_engine.lowering.instances import Instance
-from rewrite_engine.lowering.operators import Spelling
 from rewrite_engine.lowering.scope import Unknown
+from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.signatures import Parameter
 from rewrite_engine.verification.cases import Case, Tensor, record_dynamic
 from rewrite_engine.verification.choices import Choice, Unsuitable

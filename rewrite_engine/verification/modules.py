@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.module_forms import ModuleForm
 from rewrite_engine.tensor_types import attribute
 from rewrite_engine.verification.choices import Unsuitable

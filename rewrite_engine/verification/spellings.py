@@ -9,7 +9,7 @@ import attrs
 
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.lowering.literals import literals_equal
-from rewrite_engine.lowering.operators import Spelling
+from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.signatures import Signature
 from rewrite_engine.verification.operands import Names
 
