@@ -47,9 +47,9 @@ def assert_equivalent(
 
     Outputs are compared leaf by leaf: structure, dtype, shape, values. `check_state`
     adds the buffers and what the models did to their inputs; `check_gradients` adds the
-    gradients of inputs and parameters for random gradients of the outputs. Parameters
-    and buffers are compared by name where both models have them; a buffer that `before`
-    changes must be in both.
+    gradients of inputs and parameters, where these are numbers, for random gradients of
+    the outputs. Parameters and buffers are compared by name where both models have
+    them; a buffer that `before` changes must be in both.
 
     `rtol` is relative to the largest magnitude of the tensor, of all gradients for a
     gradient; by default 1e-10 for f64, 1e-5 for f32, 1.6e-2 for bf16, 2e-3 for f16.
@@ -197,7 +197,9 @@ def _gradients(
         named |= {f"gradient of {name}": parameter for name, parameter in parameters}
     for name, tensor in named.items():
         if isinstance(tensor, torch.Tensor) and _is_differentiable(tensor):
-            yield name, torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            found = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            # Where a function is given no number, it has no derivative either.
+            yield name, found.masked_fill(tensor.isnan(), 0)
 
 
 def _buffers(model: Callable[..., Any]) -> dict[str, torch.Tensor]:

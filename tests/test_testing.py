@@ -241,6 +241,21 @@ def test_noise_in_a_vanishing_gradient_is_no_difference() -> None:
     assert_equivalent(model, after, (torch.randn(64, 3),), check_gradients=True)
 
 
+def test_gradients_at_what_is_no_number_are_not_compared() -> None:
+    x = torch.tensor([1.0, float("nan"), -4.0])
+
+    def by_hand(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.clamp(x + 3, 0, 6) / 6
+
+    assert_equivalent(by_hand, F.hardswish, (x,), check_gradients=True)
+
+    def without_the_last(x: torch.Tensor) -> torch.Tensor:
+        return F.hardswish(x) * 2 - F.hardswish(x).detach()
+
+    with pytest.raises(AssertionError, match="gradient of inputs"):
+        assert_equivalent(by_hand, without_the_last, (x,), check_gradients=True)
+
+
 def test_models_without_gradients_can_be_compared(x: torch.Tensor) -> None:
     assert_equivalent(
         lambda x: x.argmax(), lambda x: x.flatten().argmax(), (x,), check_gradients=True

@@ -128,7 +128,8 @@ def states(model: Model, recurse: bool) -> list[State]:
     else:
         raise TypeError(
             f"expected a torch.fx.GraphModule or an ExportedProgram, "
-            f"got {type(model).__name__}"
+            f"got {type(model).__name__} (torch.export.export gives a program, "
+            f"torch.fx.symbolic_trace a GraphModule)"
         )
     inner = _nested(outermost.facts.module) if recurse else []
     exported = isinstance(model, ExportedProgram)

@@ -72,6 +72,9 @@ def test_every_instance_of_shipped_rules_is_right(
 RIGHT = {
     "an identity": "rule r exact { z = relu(relu(x)) => z' = relu(x) }",
     "doubling": "rule r exact { z = mul(x, 2) where x: f32|f64 => z' = add(x, x) }",
+    "another derivative at what is no number": """
+        rule r inexact { z = x * clamp(x + 3, 0, 6) / 6 => z' = hardswish(x) }
+        """,
     "alternatives and options": """
         pattern act(v) = relu(v) | sigmoid(v)
         rule r exact { z = add?(A@act(x), y) => z' = add(A(x), y) if y else A(x) }
