@@ -12,7 +12,7 @@ from rewrite_engine.assets import grammar_text
 from rewrite_engine.dsl import lalr
 from rewrite_engine.dsl.lalr import Word
 from rewrite_engine.source import Span
-from tests.dsl.malformed import FILES, texts
+from tests.dsl.malformed import FILES, mutations
 
 SHIPPED = [path.read_text(encoding="utf-8") for path in FILES]
 
@@ -73,7 +73,7 @@ def _plain(node: Any) -> Any:
 
 
 def test_texts_are_read_as_lark_reads_them(peer: Lark) -> None:
-    read = [*SHIPPED, *texts(seed=3, count=600)]
+    read = [*SHIPPED, *mutations(seed=3, count=600)]
     refused = 0
     for text in read:
         expected = lark(peer, text)
