@@ -116,6 +116,24 @@ def test_apply_does_not_overwrite_its_input_unasked(
     assert model.read_bytes() == program_bytes
 
 
+@pytest.mark.parametrize("option", ["--report", "--trace"])
+@pytest.mark.parametrize(
+    "taken", ["model.pt2", "../here/link.pt2", "own.rules", "out.pt2", "page"]
+)
+def test_apply_writes_no_page_over_another_file(model, run, option, taken):
+    here = model.parent
+    (here / "link.pt2").symlink_to("model.pt2")
+    (here / "own.rules").write_text("rule r { z = relu(relu(x)) => z' = relu(x) }")
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    other = "--trace" if option == "--report" else "--report"
+    pages = [option, taken, other, "page"]
+    status, out, err = run("apply", model, "own.rules", "-o", "out.pt2", *pages)
+    assert (status, out) == (2, "")
+    said = "is also the model, a rule file or another output"
+    assert err == f"error: {taken} {said}\n"
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
 USAGE = {
     "unknown library": (["qat_fus", "--dry-run"], "did you mean `qat_fuse`?"),
     "unlike any library": (["xyz", "--dry-run"], "there is: bn_fold, "),
@@ -123,6 +141,10 @@ USAGE = {
     "a folder for rules": ([".", "--dry-run"], "a rule file is expected"),
     "another suffix": (["qat_fuse", "-o", "out.pt"], "ends in .pt2"),
     "missing folder": (["qat_fuse", "-o", "no/out.pt2"], "no: no such folder"),
+    "missing folder for a page": (
+        ["qat_fuse", "-o", "out.pt2", "--report", "no/page.html"],
+        "no: no such folder",
+    ),
     "no destination": (["qat_fuse"], "one of the arguments -o/--output --in-place"),
     "two destinations": (["qat_fuse", "-o", "a.pt2", "--dry-run"], "not allowed with"),
 }

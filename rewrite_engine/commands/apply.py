@@ -59,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Load, rewrite, report and write; the output appears whole or not at all."""
     target = _target(arguments)
     paths = [rule_path(name) for name in arguments.rules]
+    pages = [] if arguments.report is None else _pages(arguments.report, paths)
+    trace = [] if arguments.trace is None else [arguments.trace]
+    outputs = [] if target is None else [target]
+    _check_free([*pages, *trace], [arguments.model, *paths, *outputs])
     with _steps(2 + len(paths)) as step:
         reports = _rewrite(arguments, paths, target, step)
     out = console.output()
@@ -67,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     milliseconds = sum(report.seconds for report in reports) * 1000
     place = "nothing written" if target is None else f"written to {target}"
     out.print(f"{matches} in {milliseconds:.0f} ms, {place}")
-    if arguments.report is not None:
-        for page in _write_pages(arguments.report, paths, reports):
-            out.print(f"what was done: {page}")
+    for page, report in zip(pages, reports, strict=False):  # no pages are asked for
+        _write(page, report.to_html())
+        out.print(f"what was done: {page}")
     if arguments.trace is not None:
         _write_trace(arguments.trace, paths, reports)
         out.print(f"every rewrite: {arguments.trace}")
@@ -118,21 +122,28 @@ def _write_trace(
 ) -> None:
     runs = zip(paths, reports, strict=True)
     traces = [{"file": path.name, **report.trace()} for path, report in runs]
+    _write(target, json.dumps(traces, indent=1) + "\n")
+
+
+def _write(target: Path, text: str) -> None:
     with replacing(target) as fresh:
-        fresh.write_text(json.dumps(traces, indent=1) + "\n", encoding="utf-8")
+        fresh.write_text(text, encoding="utf-8")
 
 
-def _write_pages(
-    target: Path, paths: Sequence[Path], reports: Sequence[Report]
-) -> Iterator[Path]:
+def _pages(target: Path, paths: Sequence[Path]) -> list[Path]:
     """A page a rule set, named after it if there are several."""
-    for path, report in zip(paths, reports, strict=True):
-        page = target
-        if len(reports) > 1:
-            page = target.with_name(f"{target.stem}.{path.stem}{target.suffix}")
-        with replacing(page) as fresh:
-            fresh.write_text(report.to_html(), encoding="utf-8")
-        yield page
+    if len(paths) == 1:
+        return [target]
+    return [target.with_name(f"{target.stem}.{p.stem}{target.suffix}") for p in paths]
+
+
+def _check_free(pages: Sequence[Path], taken: Sequence[Path]) -> None:
+    """Raises UsageError if a page cannot be written, or would overwrite another file."""
+    for number, page in enumerate(pages):
+        if not page.parent.is_dir():
+            raise UsageError(f"{page.parent}: no such folder")
+        if any(_is_same(page, other) for other in (*taken, *pages[:number])):
+            raise UsageError(f"{page} is also the model, a rule file or another output")
 
 
 def _target(arguments: argparse.Namespace) -> Path | None:
@@ -151,7 +162,9 @@ def _target(arguments: argparse.Namespace) -> Path | None:
 
 
 def _is_same(a: Path, b: Path) -> bool:
-    return a.exists() and b.exists() and a.samefile(b)
+    if a.exists() and b.exists():
+        return a.samefile(b)
+    return a.resolve() == b.resolve()
 
 
 class _Step:
