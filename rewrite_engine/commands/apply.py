@@ -138,7 +138,7 @@ def _pages(target: Path, paths: Sequence[Path]) -> list[Path]:
 
 
 def _check_free(pages: Sequence[Path], taken: Sequence[Path]) -> None:
-    """Raises UsageError if a page cannot be written, or would overwrite another file."""
+    """Raises UsageError if a page has no folder, or is another file."""
     for number, page in enumerate(pages):
         if not page.parent.is_dir():
             raise UsageError(f"{page.parent}: no such folder")

@@ -15,11 +15,12 @@ ADVERSARIAL: Final = ("zeros", "constant", "negative", "wide")
 """Finite values that any rule must take."""
 SPECIAL: Final = ("special", "subnormal")
 """Values that `exact` rules must take: infinities, NaN, -0.0, subnormal numbers, and
-the extremes of integers."""
+the extremes of the dtype."""
 NAN: Final = "nan"
 """Values that `inexact` rules must take where the left side lets NaN through."""
 
-_Maker = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+_Maker = Callable[[torch.Tensor, torch.Generator, torch.finfo], torch.Tensor]
+"""From normal values, and the limits of the dtype that they will have."""
 
 
 def sample(
@@ -47,7 +48,7 @@ def sample(
         return normal.sigmoid().to(dtype)
     if not dtype.is_floating_point and not dtype.is_complex:
         return _integers(kind, shape, dtype, generator)
-    made = _MAKERS[kind](normal, generator)
+    made = _MAKERS[kind](normal, generator, torch.finfo(dtype))
     if kind == "wide" and dtype is torch.float16:
         # One power of ten instead of three: products and quotients must not overflow.
         made = made.sign() * made.abs() ** (1 / 3)
@@ -72,30 +73,45 @@ def _integers(
     return torch.randint(low, 9, shape, generator=generator).to(dtype)
 
 
-def _wide(normal: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _wide(
+    normal: torch.Tensor, generator: torch.Generator, limits: torch.finfo
+) -> torch.Tensor:
     exponents = torch.randint(-3, 4, normal.shape, generator=generator)
     return normal * 10.0**exponents
 
 
-def _scattered(*values: float) -> _Maker:
+def _scattered(
+    normal: torch.Tensor, generator: torch.Generator, *values: float
+) -> torch.Tensor:
     """Normal values, with the given ones strewn among them."""
+    choices = torch.tensor([*values, 1.0], dtype=normal.dtype)
+    picks = torch.randint(0, len(choices), normal.shape, generator=generator)
+    chosen = choices[picks]
+    return torch.where(chosen == 1.0, normal, chosen)
 
-    def make(normal: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        choices = torch.tensor([*values, 1.0], dtype=normal.dtype)
-        picks = torch.randint(0, len(choices), normal.shape, generator=generator)
-        chosen = choices[picks]
-        return torch.where(chosen == 1.0, normal, chosen)
 
-    return make
+def _special(
+    normal: torch.Tensor, generator: torch.Generator, limits: torch.finfo
+) -> torch.Tensor:
+    extremes = (inf, -inf, limits.max, limits.min)
+    return _scattered(normal, generator, nan, 0.0, -0.0, *extremes)
+
+
+def _subnormal(
+    normal: torch.Tensor, generator: torch.Generator, limits: torch.finfo
+) -> torch.Tensor:
+    least = limits.smallest_normal * limits.eps
+    numbers = (1e-310, -1e-310, 1e-40, -1e-40, 6e-8, least, -least)
+    return _scattered(normal, generator, *numbers)
 
 
 _MAKERS: Final[Mapping[str, _Maker]] = {
-    RANDOM: lambda normal, generator: normal,
-    "zeros": lambda normal, generator: torch.zeros_like(normal),
-    "constant": lambda normal, generator: torch.full_like(normal, 0.5),
-    "negative": lambda normal, generator: -normal.abs(),
+    RANDOM: lambda normal, generator, limits: normal,
+    "zeros": lambda normal, generator, limits: torch.zeros_like(normal),
+    "constant": lambda normal, generator, limits: torch.full_like(normal, 0.5),
+    "negative": lambda normal, generator, limits: -normal.abs(),
     "wide": _wide,
-    "nan": _scattered(nan),
-    "special": _scattered(nan, inf, -inf, 0.0, -0.0),
-    "subnormal": _scattered(1e-310, -1e-310, 1e-40, -1e-40, 6e-8),
+    "nan": lambda normal, generator, limits: _scattered(normal, generator, nan),
+    "special": _special,
+    "subnormal": _subnormal,
 }

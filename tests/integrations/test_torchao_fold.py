@@ -62,22 +62,25 @@ def trained(rank: str, quantizer: str, prepare: Callable[..., GraphModule]) -> A
 
 
 COMPLETE = ("per_tensor", "per_channel", "derived_bias", "derived_bias_per_channel")
+COMBINATIONS = [
+    *(("conv2d", quantizer) for quantizer in COMPLETE),
+    ("conv1d", "per_channel"),
+    *(
+        pytest.param(("conv1d", quantizer), marks=pytest.mark.long)
+        for quantizer in COMPLETE
+        if quantizer != "per_channel"
+    ),
+]
 MODES = ("train", "eval")
 
 
-@pytest.fixture(scope="module", params=COMPLETE)
-def quantizer(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(
-    scope="module", params=["conv2d", pytest.param("conv1d", marks=pytest.mark.long)]
-)
-def both(request: pytest.FixtureRequest, quantizer: str) -> Any:
+@pytest.fixture(scope="module", params=COMBINATIONS, ids=" ".join)
+def both(request: pytest.FixtureRequest) -> Any:
     """One trained model, prepared by us and by torchao, and its input."""
+    rank, quantizer = request.param
     prepares = torchao.prepare_qat_pt2e, quantize_pt2e.prepare_qat_pt2e
-    ours, theirs = (trained(request.param, quantizer, each) for each in prepares)
-    return ours, theirs, RANKS[request.param][2]
+    ours, theirs = (trained(rank, quantizer, each) for each in prepares)
+    return ours, theirs, RANKS[rank][2]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -200,7 +200,9 @@ def test_torchao_folds_wrong_numbers(case: str) -> None:
         assert_convolutions_are_eager(converted, pairs, (X,), tolerance=1e-3)
 
 
-@pytest.mark.parametrize("case", ["string padding", "three dimensions"])
+@pytest.mark.parametrize(
+    "case", ["string padding", "three dimensions", "transposed volume"]
+)
 def test_torchao_leaves_some_convolutions_with_their_batch_norm(case: str) -> None:
     prepared, _ = theirs(case)
     assert aten.batch_norm.default in leftovers(quantize_pt2e.convert_pt2e(prepared))

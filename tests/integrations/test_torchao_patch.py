@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 
@@ -41,6 +42,19 @@ def is_ours(gm: GraphModule) -> bool:
     """Whether our fuse made the graph: torchao loses the BatchNorm's eps."""
     (norm,) = gm.graph.find_nodes(op="call_function", target=aten.batch_norm.default)
     return norm.args[7] == 1e-2
+
+
+@pytest.mark.parametrize("name", ["prepare_qat_pt2e", "convert_pt2e"])
+def test_the_signatures_are_torchaos(name: str) -> None:
+    ours, theirs = (
+        list(inspect.signature(getattr(module, name)).parameters.values())
+        for module in (torchao, quantize_pt2e)
+    )
+    for mine, other in zip(ours, theirs, strict=False):
+        assert mine.replace(annotation=None) == other.replace(annotation=None)
+    more = ours[len(theirs) :]
+    assert [p.name for p in more] == ["on_report"]
+    assert more[0].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_our_entry_points_leave_torchao_alone() -> None:

@@ -169,6 +169,37 @@ def test_what_is_shared_is_folded(model: str, quantizer: str) -> None:
     assert not {node.target for node in converted.graph.nodes} & {*scaffold}
 
 
+class LinearQuantizer(Quantizer):
+    """Annotates input and weight of every linear layer."""
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.find_nodes(
+            op="call_function", target=aten.linear.default
+        ):
+            x, weight = node.args[:2]
+            node.meta[ANNOTATION] = QuantizationAnnotation(
+                input_qspec_map={x: ACTIVATION, weight: per_channel()}, _annotated=True
+            )
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        pass
+
+
+def test_linear_layers_are_fused_and_folded() -> None:
+    def rows() -> nn.Module:
+        return nn.Sequential(
+            *(nn.Flatten(), nn.Linear(4 * 81, 6), nn.BatchNorm1d(6, eps=1e-2)),
+            *(nn.ReLU(), nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5)),
+        )
+
+    converted, (fuse, fold) = flow(seeded(rows), LinearQuantizer())
+    assert fuse.matches == 2 and not fuse.refusals and not fold.refusals
+    assert not batch_norms(converted)
+    scaffold = {aten.sqrt.default, aten.div.Tensor, aten.add_.Tensor}
+    assert not {node.target for node in converted.graph.nodes} & scaffold
+
+
 # --- weights that are computed ---
 
 

@@ -169,6 +169,23 @@ def test_every_instance_of_the_qat_fold_rule_is_right():
     _assert_right(instances)
 
 
+def test_every_instance_that_stops_training_is_the_batch_norm_in_eval_mode():
+    instances = load("qat_fold")["stop_training"].instances()
+    assert len(instances) == 12  # forms of the scale, a sum, beta
+    shape = [1, OUTPUTS, 1]
+    for instance in instances:
+        known = {n: torch.rand(OUTPUTS) + 0.5 for n in ("gamma", "beta", "mean", "var")}
+        known |= {"eps": EPS, "reshape_shape": shape, "u_other": torch.randn(shape)}
+        known["div_self"] = torch.randn(3, OUTPUTS, 5)
+        given = {n: _argument(n, known, 1) for n in _placeholders(instance.matcher)}
+        statistics = known["mean"].clone(), known["var"].clone()
+        found = _run(instance.replacement, given)
+        assert torch.equal(known["mean"], statistics[0])
+        assert torch.equal(known["var"], statistics[1])
+        instance.calls["z"].update_arg(5, False)
+        assert torch.equal(found, _run(instance.matcher, given)), instance.matcher.code
+
+
 def test_every_instance_of_the_bn_fold_rule_is_exact_in_fp64():
     instances = load("bn_fold")["fold_batch_norm"].instances()
     for instance in instances:

@@ -213,3 +213,47 @@ def test_every_mixture_is_folded(kind, rank, mixture):
         half_a_step = {"per_tensor": 0.005, "per_channel": 0.01}
         largest = half_a_step[MIXTURES[mixture]["bias"]] * 1.001 + 1e-5
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=largest)
+
+
+def pairs_of(gm: GraphModule) -> dict[str, tuple[object, ...]]:
+    """What was noted of each quantize and dequantize call: its target, its literals and
+    all of its metadata.
+    """
+    calls = [n for n in gm.graph.nodes if "quantized_decomposed" in str(n.target)]
+    return {
+        n.meta["noted"]: (
+            n.target,
+            *map(str, n.args[1:]),
+            n.meta["qspec"],
+            n.stack_trace,
+        )
+        for n in calls
+    }
+
+
+@pytest.mark.parametrize("mixture", ["bias per channel", "output", "weight by tensors"])
+def test_quantize_and_dequantize_calls_stay_as_they_are(mixture):
+    gm, _ = fused("conv", 2, torch.float32)
+    quantize(gm, MIXTURES[mixture])
+    for node in gm.graph.nodes:
+        node.meta |= {"noted": node.name, "qspec": object()}
+        node.meta["stack_trace"] = f"in line {node.name}"
+    before = pairs_of(gm)
+    assert len(before) >= 2 * len(convolutions(gm))
+    after = pairs_of(engine.apply(gm, FOLD).graph_module)
+    assert after == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_what_is_folded_is_rounded_once(dtype):
+    torch.manual_seed(0)
+    model = randomise_batch_norms(ConvBn(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    gm = capture(model.to(dtype).train(), (torch.randn(2, 3, 5, 5, dtype=dtype),))
+    engine.apply(gm, FUSE)
+    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    engine.apply(gm, FOLD)
+    r = state["bn.weight"] / torch.sqrt(state["bn.running_var"] + model.bn.eps)
+    weight = state["conv.weight"] * r.reshape(-1, 1, 1, 1)
+    bias = (state["conv.bias"] - state["bn.running_mean"]) * r + state["bn.bias"]
+    assert torch.equal(gm.get_parameter("conv_weight_wf"), weight.to(dtype))
+    assert torch.equal(gm.get_parameter("conv_bias_bf"), bias.to(dtype))

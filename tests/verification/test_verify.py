@@ -116,6 +116,38 @@ WRONG = {
         "rule r inexact { z = mul(x, 0) => z' = zeros_like(x) }",
         "nan became 0.0",
     ),
+    "the largest numbers": (
+        "rule r exact { z = relu(x) => z' = relu(div(mul(x, 2.0), 2.0)) }",
+        "outputs[0]",
+    ),
+    "the smallest numbers": (
+        "rule r exact { z = relu(x) => z' = relu(div(mul(x, 0.5), 0.5)) }",
+        "outputs[0]",
+    ),
+    "only another batch than one": (
+        """
+        rule r inexact {
+          z = sum(x, [0])
+        => z' = sum(neg(x), [0]) if size(x, 0) == 1 else sum(x, [0]) }
+        """,
+        "outputs[0]",
+    ),
+    "only without groups": (
+        """
+        rule r inexact {
+          z = conv2d(x, w, groups=$g, ..)
+        => z' = mul(conv2d(x, w, ..z), 1.0 / $g) }
+        """,
+        "outputs[0]",
+    ),
+    "all dtypes but one": (
+        """
+        rule r inexact {
+          z = relu(x)
+        => z' = neg(x) if dtype(x) == torch.bfloat16 else relu(x) }
+        """,
+        "outputs[0]",
+    ),
     "unsigned integers": (
         "rule r inexact { z = sub(x, y) where x: f32 => z' = add(x, neg(y)) }",
         "outputs[0]",
