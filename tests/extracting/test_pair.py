@@ -106,3 +106,30 @@ def test_functions_that_are_no_two_sides() -> None:
         engine.extract_pair(identity_pattern, split_pattern)
     with pytest.raises(GraphError, match="returns 'x'"):
         engine.extract_pair(identity, identity)
+
+
+class Weighted(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x * self.w)
+
+
+def and_a_number(x: torch.Tensor) -> tuple[torch.Tensor, float]:
+    return torch.relu(x), 1.0
+
+
+def infinite(x: torch.Tensor) -> torch.Tensor:
+    return x * float("inf")
+
+
+def test_functions_that_a_rule_cannot_say() -> None:
+    for pair in ((Weighted(), identity), (identity_pattern, Weighted())):
+        with pytest.raises(GraphError, match="'w' is state; make it a parameter"):
+            engine.extract_pair(*pair)
+    with pytest.raises(GraphError, match="is no graph value"):
+        engine.extract_pair(and_a_number, and_a_number)
+    with pytest.raises(GraphError, match="cannot write the literal inf"):
+        engine.extract_pair(identity_pattern, infinite)

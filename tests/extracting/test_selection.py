@@ -112,6 +112,18 @@ def test_modules_cannot_be_named() -> None:
         engine.extract(gm, ["_0"])
 
 
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+
+def test_what_rule_files_have_no_name_for() -> None:
+    graph = fx.Graph()
+    call = graph.call_function(halved, (graph.placeholder("x"),))
+    graph.output(call)
+    with pytest.raises(GraphError, match=r"have no name for `.*halved`"):
+        engine.extract(fx.GraphModule(nn.Module(), graph), [call])
+
+
 def test_every_pair_of_calls_of_a_model() -> None:
     model, inputs = transformer_like()
     gm = torch.export.export(model, inputs).module()

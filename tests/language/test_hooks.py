@@ -78,8 +78,13 @@ def test_hooks_are_typed() -> None:
     def untyped(w):  # type: ignore[no-untyped-def]
         return w
 
+    def several(*ws: torch.Tensor) -> torch.Tensor:
+        return ws[0]
+
     with pytest.raises(TypeError, match="not annotated to return"):
         loads(RULE, hooks=granted(untyped))
+    with pytest.raises(TypeError, match="any number of arguments"):
+        loads(RULE, hooks=granted(several))
     assert codes(RULE.replace("f(w, $k)", "f(w, 1.0, 2.0)"), hooks=granted(double)) == {
         "E301"
     }

@@ -375,6 +375,9 @@ def test_classes_of_the_caller_are_granted_by_name() -> None:
     rules = loads(text, modules=granted)
     assert len(engine.find(calling(Doubled(4, 3)), rules)) == 1
     assert engine.find(calling(nn.Linear(4, 3)), rules) == ()
+    misspelt = {"acme.Doubled": engine.ModuleClass(Doubled, "F.lineer")}
+    with pytest.raises(LookupError, match=r"`F\.lineer` is not in the catalog"):
+        loads(text, modules=misspelt)
 
 
 def test_tensors_of_an_observer_are_operands() -> None:
