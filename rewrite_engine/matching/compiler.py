@@ -23,6 +23,7 @@ from rewrite_engine.lowering.patterns import (
 )
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
+from rewrite_engine.matching.calls import Call, FamilySlots
 from rewrite_engine.matching.chains import Advance, ChainSlots, Enter, Repeat
 from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
 from rewrite_engine.matching.layouts import CaptureLayout, MatchLayout
@@ -313,7 +314,7 @@ class RuleCompiler:
         given = operands(pattern)
         registers = tuple(self._register() for _ in given)
         block.append(
-            code.Call(
+            Call(
                 register,
                 registers,
                 readings(operator, tuple(given), ... in pattern.args),
@@ -324,14 +325,14 @@ class RuleCompiler:
         )
         return list(zip(given.values(), registers, strict=True))
 
-    def _family(self, operator: OperatorPattern) -> code.FamilySlots:
+    def _family(self, operator: OperatorPattern) -> FamilySlots:
         assert self.row is not None
         placeholders = placeholders_of(self.matcher)
         literals = (
             {self.slots[placeholders[name]]: value for name, value in row.items()}
             for row in operator.literals
         )
-        return code.FamilySlots(self.row, tuple(literals))
+        return FamilySlots(self.row, tuple(literals))
 
     # --- guards and further roots ---
 
