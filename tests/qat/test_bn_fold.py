@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from benches.models import ConvBn, randomise_batch_norms
 from rewrite_engine import engine, load
@@ -66,6 +68,15 @@ def test_a_graph_without_types_is_told_so(model):
     report = engine.apply(gm, RULES).report
     assert not report.matches and len(report.refusals) == 3
     assert all("no rank is recorded" in r.reason for r in report.refusals)
+
+
+def test_a_traced_graph_is_folded_once_it_has_types(model):
+    gm = torch.fx.symbolic_trace(copy.deepcopy(model))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    FakeTensorProp(gm, mode).propagate(X)
+    report = engine.apply(gm, RULES).report
+    assert report.matches == 3 and not report.refusals
+    torch.testing.assert_close(gm(X), model(X), rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_has_its_own_metadata_and_the_annotation_of_the_norms_output(model):
