@@ -153,13 +153,12 @@ class ValueTypes:
     def record_constant(self, node: fx.Node, tensor: torch.Tensor) -> None:
         """Records the value of the node of a new constant; nothing if none are."""
         value = self.of_tensor(tensor)
-        if node.op == "placeholder":
-            node.meta["val"] = value
-        elif value is not None:
+        # Export gives every lifted constant an entry.
+        if value is not None or node.op == "placeholder":
             node.meta[self._key] = value
-            if self._has_tensor_meta:
-                metadata = self._tensor_meta(value, tensor.requires_grad)
-                node.meta["tensor_meta"] = metadata
+        if value is not None and self._has_tensor_meta:
+            metadata = self._tensor_meta(value, tensor.requires_grad)
+            node.meta["tensor_meta"] = metadata
 
     def identity_of(self, node: fx.Node) -> Hashable:
         """What results depend on in the recorded value of a node; None without one."""

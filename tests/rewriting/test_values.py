@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from rewrite_engine import engine, load
 from rewrite_engine.rewriting import calls, fake_runs
 from rewrite_engine.rewriting.fake_runs import ValueInferenceError
 from rewrite_engine.rewriting.values import ValueTypes
@@ -306,6 +307,17 @@ def test_tensor_meta_is_written_where_the_graph_has_it() -> None:
     compared = gm.graph.call_function(aten.gt.Scalar, (relu, 0))
     ValueTypes(gm).infer(compared)
     assert not compared.meta["tensor_meta"].requires_grad
+
+
+def test_a_lifted_constant_has_the_metadata_of_the_others() -> None:
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+    model, x = torch.nn.Sequential(*layers).eval(), torch.randn(2, 3, 8, 8)
+    program = torch.export.export(model, (x,))
+    engine.apply(program, load("bn_fold"))
+    folded = next(n for n in program.graph.nodes if n.name == "p_0_weight_wf")
+    weight = folded.meta["val"]
+    assert folded.meta["tensor_meta"].shape == weight.shape == (4, 3, 3, 3)
+    assert folded.meta["tensor_meta"].requires_grad and weight.requires_grad
 
 
 def test_dynamic_sizes_are_kept_and_never_specialised() -> None:
