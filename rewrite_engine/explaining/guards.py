@@ -12,7 +12,7 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.lowering.patterns import placeholders_of
 from rewrite_engine.lowering.rule import CompiledRule
-from rewrite_engine.lowering.scope import Scope, Unknown
+from rewrite_engine.lowering.scope import Scope, Unknown, UnknownType
 from rewrite_engine.matching.reference import Env, Reference
 from rewrite_engine.value_text import Symbols, dtype_text, literal_text
 
@@ -33,14 +33,14 @@ def judge_guards(
         guard: Condition = node.meta["guard"]
         if not guard.reads <= reached:
             continue
-        reason = _reason(rule, guard, scope)
-        if reason is None:
+        failure = _failure(rule, guard, scope)
+        if failure is None:
             held += 1
             reached |= guard.binds
         else:
+            reason, hint = failure
             values = tuple(dict.fromkeys(_nodes(rule, guard, scope, env)))
-            span, hint = node.meta["span"], _advice(reason)
-            failed.append(Mismatch("guard", reason, span, values, hint))
+            failed.append(Mismatch("guard", reason, node.meta["span"], values, hint))
     return held, failed
 
 
@@ -51,17 +51,29 @@ def _reached(rule: CompiledRule, env: Env) -> set[str]:
     return names | set(rule.family_literals)
 
 
-def _reason(rule: CompiledRule, guard: Condition, scope: Scope) -> str | None:
-    """Why a guard does not hold, None if it does."""
+_FOR_ABSENT: Final = "`not $k or …`, `not b or …`: holds for what is absent"
+_FOR_TYPES: Final = (
+    "`FakeTensorProp(gm).propagate(x)` of torch.fx.passes records types, as export"
+)
+
+
+def _failure(
+    rule: CompiledRule, guard: Condition, scope: Scope
+) -> tuple[str, str | None] | None:
+    """Why a guard does not hold, and what can be done about it; None if it does."""
     try:
         if guard.evaluate(scope):
             return None
     except Unknown as unknown:
-        why = "; ".join(_absent(rule, guard, scope)) or str(unknown)
-        return f"`{guard.text}` cannot be decided: {why}"
+        absent = "; ".join(_absent(rule, guard, scope))
+        for_types = _FOR_TYPES if isinstance(unknown, UnknownType) else None
+        why = f"`{guard.text}` cannot be decided: {absent or unknown}"
+        return why, _FOR_ABSENT if absent else for_types
     values = "; ".join(_values(guard, scope))
     does_not_hold = f"`{guard.text}` does not hold" + (f": {values}" if values else "")
-    return f"{guard.reason}: {does_not_hold}" if guard.reason else does_not_hold
+    if guard.reason:
+        does_not_hold = f"{guard.reason}: {does_not_hold}"
+    return does_not_hold, None
 
 
 def _absent(rule: CompiledRule, guard: Condition, scope: Scope) -> Iterator[str]:
@@ -73,20 +85,6 @@ def _absent(rule: CompiledRule, guard: Condition, scope: Scope) -> Iterator[str]
         if scope.value(name) is None:
             is_literal = name in inputs and inputs[name].meta["role"] == "literal"
             yield f"`{'$' if is_literal else ''}{name}` is absent"
-
-
-def _advice(reason: str) -> str | None:
-    """What the author of a rule can do where a guard cannot be decided."""
-    return next((advice for words, advice in _ADVICE if words in reason), None)
-
-
-_ADVICE: Final = (
-    ("cannot be decided: `", "`not $k or …`, `not b or …`: holds for what is absent"),
-    (
-        "cannot be decided: the type of",
-        "`FakeTensorProp(gm).propagate(x)` of torch.fx.passes records types, as export",
-    ),
-)
 
 
 def _values(guard: Condition, scope: Scope) -> Iterator[str]:

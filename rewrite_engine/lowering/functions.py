@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from rewrite_engine.graph_facts import value_readers
-from rewrite_engine.lowering.scope import Scope, Unknown
+from rewrite_engine.lowering.scope import Scope, Unknown, UnknownType
 from rewrite_engine.lowering.symbolic import SYMBOLIC, decided
 from rewrite_engine.tensor_types import TensorType, type_of
 
@@ -29,7 +29,7 @@ def tensor_type_of(scope: Scope, value: Any) -> TensorType:
     is_node = isinstance(value, fx.Node)
     known = scope.facts.type_of(value) if is_node else type_of(value)
     if known is None:
-        raise Unknown(f"the type of '{value}' is not known")
+        raise UnknownType(f"the type of '{value}' is not known")
     return known
 
 

@@ -12,7 +12,11 @@ from rewrite_engine.graph_facts import GraphFacts
 
 
 class Unknown(Exception):  # noqa: N818 - an answer, not an error
-    """A question about a value has no answer, for instance its type is not known."""
+    """A question about a value has no answer."""
+
+
+class UnknownType(Unknown):
+    """The graph does not record the type of a value."""
 
 
 class Scope(Protocol):
