@@ -42,7 +42,11 @@ def bars(title: str, rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
 
 def times(ratio: float) -> str:
     """A ratio to read: `0.987×`, `12.3×`, `1,280×`."""
-    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
+    return f"{_number(ratio)}×"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def lines(title: str, series: Mapping[str, Sequence[Point]]) -> str:
@@ -55,7 +59,7 @@ def lines(title: str, series: Mapping[str, Sequence[Point]]) -> str:
         body.append(_text(x, bottom + 18, f"{value:,.0f} nodes", "middle"))
     for value in (low, high):
         y = bottom - (bottom - top) * _share(value, low, high)
-        body.append(_text(LEFT - 8, y + 4, f"{value * 1e3:.3g} ms", "end"))
+        body.append(_text(LEFT - 8, y + 4, f"{_number(value * 1e3)} ms", "end"))
     for colour, line in zip(COLOURS * 3, series.values(), strict=False):
         path = " ".join(
             f"{LEFT + (WIDTH - LEFT - 40) * _share(x, left, right):.1f},"

@@ -50,7 +50,10 @@ def options(description: str | None, arguments: list[str] | None) -> argparse.Na
     )
     add("--json", type=Path, help="also write the figures here")
     add("--figures", type=Path, help="folder for the plots")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.figures:
+        given.figures.mkdir(parents=True, exist_ok=True)
+    return given
 
 
 def report(

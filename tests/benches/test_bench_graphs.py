@@ -116,8 +116,8 @@ def test_a_run_allocates_some_memory_for_each_new_node():
 
 
 def test_everything_runs_on_small_graphs(capsys, tmp_path):
-    saved = tmp_path / "figures.json"
-    everything.main(["--tiny", "--figures", str(tmp_path), "--json", str(saved)])
+    saved, drawn = tmp_path / "figures.json", tmp_path / "new"
+    everything.main(["--tiny", "--figures", str(drawn), "--json", str(saved)])
     tables = capsys.readouterr().out.strip().split("\n\n")
     (head, _, *rows), growth, memory_rows = (table.splitlines() for table in tables)
     assert head.split(" | ")[1:4] == ["workload", "nodes", "rules"]
@@ -129,9 +129,9 @@ def test_everything_runs_on_small_graphs(capsys, tmp_path):
     figures = json.loads(saved.read_text())
     assert len(figures["timings"]) == len(rows)
     assert len(figures["growth"]) == 2 * len(WORKLOADS)
-    assert (tmp_path / "match.svg").read_text().count('class="bar"') == 2 * 11
-    assert (tmp_path / "edit.svg").read_text().count('class="bar"') == 3 * 8
-    assert "<polyline" in (tmp_path / "growth.svg").read_text()
+    assert (drawn / "match.svg").read_text().count('class="bar"') == 2 * 11
+    assert (drawn / "edit.svg").read_text().count('class="bar"') == 3 * 8
+    assert "<polyline" in (drawn / "growth.svg").read_text()
 
 
 def test_a_row_holds_what_was_timed(capsys, monkeypatch):
