@@ -480,17 +480,16 @@ class RuleFile:
         """The rules of these names, and the tests that expect something of them; with
         `once`, each at most once at each place.
         """
-        phases = tuple(
+        rules = tuple(rule for rule in self.rules if rule.name in names)
+        phases = [
             attrs.evolve(phase, rules=tuple(n for n in phase.rules if n in names))
             for phase in self.phases
-        )
-        rules = tuple(rule for rule in self.rules if rule.name in names)
-        if once:
-            phases = (Phase(True, tuple(rule.name for rule in rules)),)
+        ]
+        together = Phase(True, tuple(rule.name for rule in rules))
         return RuleFile(
             rules,
             tuple(t for t in self.tests if names.issuperset(t.expected) and t.expected),
-            tuple(phase for phase in phases if phase.rules),
+            tuple(p for p in ([together] if once else phases) if p.rules),
         )
 
     def rules_together(self) -> Iterator[tuple[Rule, ...]]:
