@@ -48,8 +48,10 @@ class Store:
                 check_unhooked(held, str(source))
             trains = held is not None and held.requires_grad and _has_gradients(tensor)
             tensor = torch.nn.Parameter(tensor, requires_grad=trains)
-        stem = label.rule if source is None else str(source.target)
-        name = constant_name(stem, label.name)
+        if source is None:
+            name = constant_name(label.rule, label.name)
+        else:
+            name = self.state.name_after(source, label.name)
         node = self.state.add(self.transaction, before, name, tensor)
         self.types.record_constant(node, tensor)
         return node

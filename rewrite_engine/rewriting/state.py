@@ -57,8 +57,8 @@ class State(Protocol):
     def initial(self, node: fx.Node) -> torch.Tensor | None:
         """The tensor that a node stood for before any write."""
 
-    def own_name(self, node: fx.Node) -> str:
-        """The name for a copy of the constant that a node stands for."""
+    def name_after(self, node: fx.Node, suffix: str) -> str:
+        """The name for a constant that is made from the one that a node stands for."""
 
     def store(self, transaction: Transaction) -> None:
         """Give the model its new constants, and take those that nothing reads now."""
@@ -73,11 +73,11 @@ def fresh_name(wanted: str, taken: Callable[[str], bool]) -> str:
     return name
 
 
-def constant_name(source: str, name: str) -> str:
-    """A name for a constant derived from another: `layer.conv.weight` and `folded`
-    give `layer_conv_weight_folded`.
+def constant_name(*parts: str) -> str:
+    """An identifier for a constant: `layer.conv.weight` and `folded` give
+    `layer_conv_weight_folded`.
     """
-    return f"{_ILLEGAL.sub('_', source)}_{name}"
+    return _ILLEGAL.sub("_", "_".join(parts))
 
 
 Table: TypeAlias = MutableMapping[str, Any]
@@ -139,8 +139,9 @@ class ModuleState:
             return None
         return self._writes.at_first(*self._place(node))
 
-    def own_name(self, node: fx.Node) -> str:
-        return constant_name(str(node.target), "own")
+    def name_after(self, node: fx.Node, suffix: str) -> str:
+        # It lies at the top: other graphs may call the submodule that holds the other.
+        return constant_name(str(node.target), suffix)
 
     def _place(self, node: fx.Node) -> tuple[Table, str]:
         """The table that holds a constant, and its name there."""
@@ -193,8 +194,11 @@ class ProgramState:
     signatures: CallSignatures
     staged: dict[str, torch.Tensor]
     _lifted: dict[str, torch.Tensor]
+    _names: dict[str, str]
+    """The qualified names of all constants, those that are new, too, by node name."""
     _first_input: fx.Node
     """The first node that stands for no state: new constants go in front of it."""
+    _new_names: set[str] = attrs.field(factory=set)
     _writes: _Writes = attrs.field(factory=_Writes)
 
     @property
@@ -211,7 +215,9 @@ class ProgramState:
         readers = Readers(program.graph_module, lifted)
         first = next(n for n in program.graph.nodes if n.name not in names)
         signatures = CallSignatures.of(program)
-        return ProgramState(facts, readers, program, signatures, staged, lifted, first)
+        return ProgramState(
+            facts, readers, program, signatures, staged, lifted, names, first
+        )
 
     def write(
         self, transaction: Transaction, node: fx.Node, value: torch.Tensor
@@ -229,13 +235,13 @@ class ProgramState:
             return None
         return self._writes.at_first(*self._place(node))
 
-    def own_name(self, node: fx.Node) -> str:
-        return constant_name(self.facts.names.get(node.name, node.name), "own")
+    def name_after(self, node: fx.Node, suffix: str) -> str:
+        return f"{self._names.get(node.name, node.name)}_{suffix}"
 
     def _place(self, node: fx.Node) -> tuple[Table, str]:
         if node.name in self.staged:
             return self.staged, node.name
-        target = self.facts.names.get(node.name)
+        target = self._names.get(node.name)
         if target is None:
             raise Refused(f"'{node}' is no state of the program: it is not written")
         state = self.program.state_dict
@@ -244,17 +250,31 @@ class ProgramState:
     def add(
         self, transaction: Transaction, before: fx.Node, name: str, value: torch.Tensor
     ) -> fx.Node:
+        prefix = "p" if isinstance(value, torch.nn.Parameter) else "b"
+        qualified = name
+        if self._is_taken(name):
+            # Of a module that is called twice, `unflatten` takes two calls for one if
+            # they read parameters of their own; those at the top are given to them.
+            qualified = fresh_name(constant_name(name), self._is_taken)
+        hint = constant_name(prefix, qualified)
         first_input = self._first_input
-        prefix = "p_" if isinstance(value, torch.nn.Parameter) else "b_"
-        target = fresh_name(prefix + name.removeprefix(prefix), self._is_taken)
-        node = transaction.create(first_input, "placeholder", target, (), {}, target)
-        transaction.record(self.staged.pop, node.name, None)
+        node = transaction.create(first_input, "placeholder", hint, (), {}, hint)
+        # Parameters of the code are told apart by their targets.
+        node.target = node.name
+        transaction.record(self._forget, node.name, qualified)
         self.staged[node.name] = value
+        self._names[node.name] = qualified
+        self._new_names.add(qualified)
         return node
 
+    def _forget(self, node_name: str, qualified: str) -> None:
+        self.staged.pop(node_name, None)
+        self._names.pop(node_name, None)
+        self._new_names.discard(qualified)
+
     def _is_taken(self, name: str) -> bool:
-        held = self.staged, self.program.state_dict, self.program.constants
-        return any(name in table for table in held)
+        held = self._new_names, self.program.state_dict, self.program.constants
+        return any(name in names for names in held)
 
     def store(self, transaction: Transaction) -> None:
         signature, tables = self.program.graph_signature, self._tables()
@@ -270,7 +290,8 @@ class ProgramState:
         transaction.record(undo)
         # What a later rewrite folded again has left the graph.
         live = {n.name for n in self.program.graph.find_nodes(op="placeholder")}
-        tables[0].update({n: t for n, t in self.staged.items() if n in live})
+        staged = ((n, t) for n, t in self.staged.items() if n in live)
+        tables[0].update({self._names[n]: t for n, t in staged})
         signature.input_specs[:] = self._input_specs()
         signature.output_specs[:] = self._output_specs()
         self.signatures.store(transaction)
@@ -301,7 +322,8 @@ class ProgramState:
         is_parameter = isinstance(self.staged[node.name], torch.nn.Parameter)
         kind = InputKind.PARAMETER if is_parameter else InputKind.BUFFER
         persistent = None if is_parameter else True
-        return InputSpec(kind, TensorArgument(node.name), node.name, persistent)
+        target = self._names[node.name]
+        return InputSpec(kind, TensorArgument(node.name), target, persistent)
 
     def _output_specs(self) -> list[OutputSpec]:
         """The outputs under the names of the nodes that now produce them."""

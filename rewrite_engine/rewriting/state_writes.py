@@ -73,7 +73,7 @@ class StateWriter:
         return next(target for target in targets if path.startswith(f"{target}."))
 
     def _own_constant(self, node: fx.Node, new: torch.Tensor) -> fx.Node:
-        name = self.state.own_name(node)
+        name = self.state.name_after(node, "own")
         made = self.state.add(self.transaction, node, name, new)
         made.meta.update(node.meta)
         for call in self.match.calls:

@@ -163,7 +163,7 @@ def test_a_failure_after_the_last_edit_leaves_a_program_alone(
             engine.apply(program, loads(FOLD))
     assert described() == before
     assert engine.apply(program, loads(FOLD)).modified
-    assert list(program.state_dict) == ["p_w_folded"]
+    assert list(program.state_dict) == ["w_folded"]
 
 
 def of_relus(count: int) -> fx.GraphModule:

@@ -91,3 +91,40 @@ def test_a_failure_leaves_signatures_as_they_were(model: nn.Module) -> None:
         engine.apply(program, rules)
     assert program.module_call_graph == before
     assert_goes_on(program, model(X))
+
+
+def test_a_folded_parameter_lies_where_the_one_before_lay(model: nn.Module) -> None:
+    program = export(model, "body")
+    engine.apply(program, load("bn_fold"))
+    layers = "body.0", "conv"
+    names = {f"{at}.{leaf}" for at in layers for leaf in ("weight_wf", "bias_bf")}
+    counters = {"norm.num_batches_tracked", "body.1.num_batches_tracked"}
+    assert set(program.state_dict) == names | counters
+    placeholders = program.graph.find_nodes(op="placeholder")
+    assert "p_body_0_weight_wf" in [node.name for node in placeholders]
+    made = torch.export.unflatten(program)
+    assert set(made.state_dict()) == names | counters
+    x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made.body(x), model.body(x))
+
+
+def test_inputs_have_names_of_their_own_after_a_refusal() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.rand(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * self.w
+            return y.flatten(0, 2) * self.w * self.w
+
+    rule = "z = mul(x, w) where w is const => param h = w / 2"
+    rule = f"rule r once {{ {rule} z' = mul(reshape(x, [-1, 8]), h) * 2 }}"
+    program = torch.export.export(Scaled(), (X,))
+    expected = program.module()(X)
+    report = engine.apply(program, loads(rule)).report
+    assert report.matches == 2 and len(report.refusals) == 1
+    assert sorted(program.state_dict) == ["w", "w_h", "w_h_1"]
+    inputs = program.graph.find_nodes(op="placeholder")
+    assert all(node.target == node.name for node in inputs)
+    assert_goes_on(program, expected)
