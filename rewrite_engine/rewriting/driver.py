@@ -24,6 +24,7 @@ from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.equal_matches import EqualMatches, Subject
 from rewrite_engine.rewriting.fake_runs import ValueInferenceError
 from rewrite_engine.rewriting.fixups import Moves, describe
+from rewrite_engine.rewriting.module_places import settle
 from rewrite_engine.rewriting.removal import Removal
 from rewrite_engine.rewriting.safety import (
     Refused,
@@ -240,6 +241,8 @@ class Driver:
             effect = site.effects.get(old) or aliases.effect(old)
             check_result((old, effect), (new, effects.get(new)), aliases)
         describe(match, built)
+        if self._state.is_exported:
+            settle(match, built, effects, aliases)
         moves = Moves.of(match, built) if self._is_annotated else None
         if self._watch is not None:
             self.transaction.settle_output()
