@@ -16,11 +16,8 @@ from rewrite_engine.dsl.checked import (
     Rule,
     Term,
 )
-from rewrite_engine.dsl.conditions import (
-    Environment,
-    check_condition,
-    dimensions_bound,
-)
+from rewrite_engine.dsl.conditions import check_condition, dimensions_bound
+from rewrite_engine.dsl.environment import Environment
 from rewrite_engine.dsl.expression_text import print_expr
 from rewrite_engine.dsl.names import words_of
 from rewrite_engine.dsl.operators import Operators

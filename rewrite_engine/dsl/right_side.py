@@ -10,7 +10,7 @@ import attrs
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Build, Choose, CopyMeta, Create, Value
-from rewrite_engine.dsl.conditions import Names
+from rewrite_engine.dsl.environment import Names
 from rewrite_engine.dsl.names import Entry, NameKind
 from rewrite_engine.dsl.scopes import span_of_name, spans_of_names
 from rewrite_engine.dsl.values import (

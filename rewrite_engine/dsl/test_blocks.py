@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Test
-from rewrite_engine.dsl.conditions import Environment, check_dtypes
+from rewrite_engine.dsl.conditions import check_dtypes
+from rewrite_engine.dsl.environment import Environment
 from rewrite_engine.dsl.names import Entry
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.resolver import check_name

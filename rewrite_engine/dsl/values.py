@@ -26,13 +26,8 @@ from rewrite_engine.dsl.checked import (
     Use,
     Value,
 )
-from rewrite_engine.dsl.conditions import (
-    VALUES,
-    Environment,
-    Names,
-    check_condition,
-    check_literal,
-)
+from rewrite_engine.dsl.conditions import check_condition, check_literal
+from rewrite_engine.dsl.environment import VALUES, Environment, Names
 from rewrite_engine.dsl.functions import FUNCTIONS, Function
 from rewrite_engine.dsl.operand_kinds import (
     Kind,
