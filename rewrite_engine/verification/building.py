@@ -276,7 +276,9 @@ class _Builder:
     def _fill_in(
         self, node: fx.Node, spelling: Spelling, arguments: dict[str, Any]
     ) -> None:
-        """Give the inputs that a call reads first their values, literals first."""
+        """Give the inputs that a call reads first their values: literals first, but
+        for those that are computed from operands.
+        """
         parameters = {p.name: p for p in spelling.signature.parameters}
         free = [
             (source, parameters[name])
@@ -284,14 +286,30 @@ class _Builder:
             for source in inputs_in(value)
             if source not in self.run
         ]
-        for source, parameter in free:
-            if self._is_literal(source, parameter):
-                value = self._literal(str(source.target), parameter, arguments)
-                self.new[source] = self.run[source] = value
-        for source, parameter in free:
+        literals = dict(pair for pair in free if self._is_literal(*pair))
+        operands = [pair for pair in free if pair[0] not in literals]
+        names = {str(source.target) for source, _ in operands}
+        late = [source for source in literals if self._follows(source, names)]
+        for source in literals:
+            if source not in late:
+                self._fill_literal(source, literals[source], arguments)
+        for source, parameter in operands:
             if source not in self.run:
                 operand = self._operand(node, source, parameter, arguments)
                 self._make(source, operand)
+        for source in late:
+            self._fill_literal(source, literals[source], arguments)
+
+    def _fill_literal(
+        self, source: fx.Node, parameter: Parameter, arguments: Mapping[str, Any]
+    ) -> None:
+        value = self._literal(str(source.target), parameter, arguments)
+        self.new[source] = self.run[source] = value
+
+    def _follows(self, literal: fx.Node, operands: set[str]) -> bool:
+        """Whether a guard computes a literal from one of the operands."""
+        equations = self.subject.equations(str(literal.target))
+        return any(not operands.isdisjoint(equation.names) for equation in equations)
 
     def _is_literal(self, source: fx.Node, parameter: Parameter) -> bool:
         role = self.subject.role(str(source.target))

@@ -95,6 +95,9 @@ RIGHT = {
           z = batch_norm(x, g, b, mean, var, training=true, ..)
         => z' = batch_norm(neg(neg(x)), g, b, mean, var, ..z) }
         """,
+    "a literal that follows the shape of an operand": """
+        rule r exact { y = expand(x, $s) where shape(x) == $s => y' = x }
+        """,
 }
 
 
