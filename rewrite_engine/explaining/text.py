@@ -63,6 +63,11 @@ def _rule_text(rule: RuleExplanation, node_text: NodeText, most: int) -> str:
     parts = [_heading(rule, node_text, len(shown))]
     parts += [f"  note   {note}" for note in rule.notes]
     parts += ["\n" + miss_text(miss, node_text) for miss in shown]
+    near = sum(miss.score >= NEAR for miss in rule.near_misses)
+    if near > len(shown):
+        more = f"{near - len(shown)} more where at least half of the steps hold"
+        every = f"`explain --most {near}`, or `near_misses` in Python"
+        parts.append(f"\n  and {more}: {every}")
     return "\n".join(parts)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from rewrite_engine import GraphError, engine, loads
+from rewrite_engine.explaining.text import explanation_text
 from rewrite_engine.graph_text import graph_text
 
 aten = torch.ops.aten
@@ -53,6 +54,21 @@ def test_a_miss_is_shown_three_ways() -> None:
     assert f"{line}           | {'^^^':>34}\n" in text
     assert "graph  %mul: f32[2, 4] = aten.mul.Tensor(%tanh, 2.0)\n" in text
     assert "return y + self.fc(y).tanh() * 2.0\n" in text
+
+
+def test_the_places_that_are_not_shown_are_counted() -> None:
+    def chain(f: Any, x: fx.Node, *_: fx.Node) -> fx.Node:
+        for _place in range(6):
+            x = f(aten.mul.Tensor, (f(aten.tanh.default, (x,)), 2.0))
+        return x
+
+    explanation = engine.explain(graph_of(chain), SCALED)
+    text = str(explanation)
+    assert text.count("near miss at") == 3
+    assert "\n  and 3 more where at least half of the steps hold: " in text
+    assert "--most 6" in text and "near_misses" in text
+    everything = explanation_text(explanation, 6)
+    assert everything.count("near miss at") == 6 and " more where" not in everything
 
 
 def test_nothing_is_changed() -> None:
