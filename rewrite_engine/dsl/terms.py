@@ -381,8 +381,10 @@ class Left:
             hole = term.inner if isinstance(term, Chain) else None
         if hole is None and not _is_call(value):
             message = "a capture names a call: `N@relu(x)`"
-            spaced = "@ " in frame.scope.source.text[expr.span.start : expr.span.end]
-            hint = "a matrix product is written `matmul(a, b)`" if spaced else None
+            hint = None
+            if isinstance(value, nodes.Name):
+                product = f"`matmul({expr.id}, {value.id})`"
+                hint = f"it is no matrix product, which is written {product}"
             frame.scope.report("E403", message, expr.span, hint=hint)
         if isinstance(value, nodes.Alternatives):
             self._check_alternatives(value, frame)
