@@ -237,20 +237,26 @@ def _odd_item(kind: Kind, at: nodes.Expr | Value, declared: str) -> tuple[Kind, 
             items = found
         case Computed(nodes.ListExpr(found)):
             items = found
-    listed = _LIST.fullmatch(declared.removesuffix("?"))
-    if listed and isinstance(kind, tuple) and len(items) == len(kind):
-        for each, item in zip(kind, items, strict=True):
-            if not takes(listed[1], each):
-                return each, item.span
-    return kind, at.span
+    odd = _first_odd(kind, declared)
+    if odd is None or len(items) != len(kind):
+        return kind, at.span
+    return kind[odd], items[odd].span
 
 
 def _described(kind: Kind, declared: str) -> str:
     if isinstance(kind, str):
         return _KINDS[kind]
+    odd = _first_odd(kind, declared)
+    return "a list" if odd is None else f"a list that holds {_described(kind[odd], '')}"
+
+
+def _first_odd(kind: Kind, declared: str) -> int | None:
+    """The position of the first item that a list of a declared type does not take."""
     listed = _LIST.fullmatch(declared.removesuffix("?"))
-    odd = next((k for k in kind if listed and not takes(listed[1], k)), None)
-    return "a list" if odd is None else f"a list that holds {_described(odd, '')}"
+    if listed is None or isinstance(kind, str):
+        return None
+    odd = (i for i, each in enumerate(kind) if not takes(listed[1], each))
+    return next(odd, None)
 
 
 def _hint(signature: Signature, parameter: Parameter, kind: Kind) -> str:
