@@ -38,7 +38,8 @@ def type_of(value: object) -> TensorType | None:
     if is_strided and value.is_nested:
         return None  # its parts have shapes, and it has none
     shape, stride = tuple(value.shape), value.stride() if is_strided else ()
-    if value._has_symbolic_sizes_strides:
+    # torch's own, and quick: where it is missing, each size is looked at.
+    if getattr(value, "_has_symbolic_sizes_strides", True):
         shape, stride = tuple(map(_size, shape)), tuple(map(_size, stride))
     return TensorType(value.dtype, shape, stride, value.device)
 

@@ -386,3 +386,13 @@ def test_what_other_threads_log_is_kept(caplog: pytest.LogCaptureFixture) -> Non
     finally:
         log.removeHandler(caplog.handler)
     assert {each.getMessage() for each in caplog.records} == {"elsewhere", "afterwards"}
+
+
+def test_types_are_read_without_what_is_torchs_own() -> None:
+    class Plain(torch.Tensor):
+        @property
+        def _has_symbolic_sizes_strides(self) -> bool:
+            raise AttributeError
+
+    tensor = torch.rand(2, 3)
+    assert type_of(tensor.as_subclass(Plain)) == type_of(tensor)
