@@ -54,6 +54,11 @@ _SWITCHED: Final = (
 # Calls and constants that the scale of a fused BatchNorm is computed from: 8 at most.
 _LARGEST_SCALE: Final = 16
 
+_TRAINS: Final = (
+    " and goes on training, which a call of `move_exported_model_to_eval` before the "
+    "conversion stops; a BatchNorm that other calls train is folded only then"
+)
+
 _log = logging.getLogger(__name__)
 _rules: Callable[[str], RuleSet] = cache(load)
 
@@ -82,7 +87,9 @@ def fold_conv_bn_qat(
     reset: dict[fx.Node, tuple[float, float]] = {}
     _apply("qat_fold", gm, partial(_note_eps, reset), on_report)
     for norm in filter(_is_fused, _batch_norms(gm)):
-        _log.warning("'%s' is not folded: it keeps what training put around it", norm)
+        advice = _TRAINS if _argument(norm, 5, "training", True) else ""
+        around = "it keeps what training put around it"
+        _log.warning("'%s' is not folded: %s%s", norm, around, advice)
     if reset:
         norm, (trained, evaluated) = next(iter(reset.items()))
         _log.warning(
@@ -140,9 +147,14 @@ def _note_eps(reset: dict[fx.Node, tuple[float, float]], match: Match) -> None:
     norm, trained = match.bindings.get("z"), match.bindings.get("eps")
     if norm is None or trained is None:
         return
-    evaluated = norm.args[7] if len(norm.args) > 7 else norm.kwargs.get("eps", 1e-5)
+    evaluated = _argument(norm, 7, "eps", 1e-5)
     if evaluated != trained:
         reset[norm] = trained, evaluated
+
+
+def _argument(call: fx.Node, position: int, name: str, default: Any) -> Any:
+    given = call.args[position : position + 1] or (call.kwargs.get(name, default),)
+    return given[0]
 
 
 # --- recorded values ---

@@ -46,14 +46,20 @@ def in_eval(gm: GraphModule) -> GraphModule:
     torchao's `move_exported_model_to_eval` would also reset the BatchNorms' eps, and
     its fused fake quantizers round to another scale than the one they are converted to.
     """
-    gm = copy.deepcopy(gm)
+    gm = with_fixed_scales(gm)
     for norm in batch_norms(gm):
         norm.update_arg(5, False)
+    gm.recompile()
+    return gm
+
+
+def with_fixed_scales(gm: GraphModule) -> GraphModule:
+    """A copy whose scales stand still."""
+    gm = copy.deepcopy(gm)
     # A quantizer that is shared is there under several names.
     for name, module in list(gm._modules.items()):
         if hasattr(module, "observer_enabled"):
             setattr(gm, name, FixedScale(module))
-    gm.recompile()
     return gm
 
 

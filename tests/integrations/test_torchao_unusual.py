@@ -4,6 +4,7 @@ reason, and never left half-way.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import move_exported_model_to_eval
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     Quantizer,
@@ -27,6 +29,7 @@ from tests.integrations.flow import (
     batch_norms,
     in_eval,
     train,
+    with_fixed_scales,
 )
 from tests.integrations.quantizers import (
     ACTIVATION,
@@ -324,6 +327,39 @@ def test_a_scaffold_that_is_no_longer_there_as_it_was_is_named(
         converted = torchao.convert_pt2e(prepared)
     (norm,) = batch_norms(converted)
     assert f"'{norm}' is not folded" in caplog.text
+
+
+class OneNormTwice(nn.Module):
+    """A BatchNorm after a convolution and, once more, after nothing that folds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.bn(self.conv(x)).relu())
+
+
+def test_a_norm_that_another_call_trains_is_folded_in_eval_mode(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepared = torchao.prepare_qat_pt2e(
+        capture(seeded(OneNormTwice), (X,)), QUANTIZED["per channel"]()
+    )
+    train(prepared, (X,))
+    expected = with_fixed_scales(prepared)(X)
+    trained = copy.deepcopy(prepared)
+    with caplog.at_level(logging.WARNING, torchao.__name__):
+        converted = torchao.convert_pt2e(prepared)
+    assert len(batch_norms(converted)) == 2
+    assert (
+        "a call of `move_exported_model_to_eval` before the conversion" in caplog.text
+    )
+    assert_outputs_within_a_step(converted, (X,), expected)
+    caplog.clear()
+    move_exported_model_to_eval(trained)
+    assert len(batch_norms(torchao.convert_pt2e(trained))) == 1
+    assert "not folded" not in caplog.text and "left alone" not in caplog.text
 
 
 # --- graphs inside of graphs ---
