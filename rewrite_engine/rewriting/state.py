@@ -347,7 +347,10 @@ def _check_names(program: ExportedProgram) -> None:
     for spec, node in zip(specs, placeholders, strict=False):
         if spec.arg.name != node.name:
             message = f"the program's signature has an input `{spec.arg.name}`"
-            hint = "`copy.deepcopy` of a program renames inputs called like builtins"
+            hint = (
+                "`copy.deepcopy` of a program renames inputs called like builtins; "
+                "export the model again instead"
+            )
             raise GraphError(f"{message}, its graph has `{node.name}`: {hint}")
 
 
