@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,9 +14,7 @@ from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import (
     Way,
     below,
-    chains_below,
     guards_of,
-    is_shared,
     placeholders_of,
     roots_of,
     ways_of,
@@ -24,20 +22,17 @@ from rewrite_engine.lowering.patterns import (
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching import instructions as code
 from rewrite_engine.matching.calls import Call, FamilySlots
-from rewrite_engine.matching.chains import Advance, ChainSlots, Enter, Repeat
+from rewrite_engine.matching.chains import Advance, Enter, Repeat
 from rewrite_engine.matching.guard_scope import GuardPattern, scope_factory
-from rewrite_engine.matching.layouts import CaptureLayout, MatchLayout
+from rewrite_engine.matching.linking import Block, link
 from rewrite_engine.matching.machine import Registers
 from rewrite_engine.matching.readings import UNBOUND, readings
+from rewrite_engine.matching.slots import Slots
 from rewrite_engine.matching.structure import (
-    calls_between,
     is_others,
     operands,
     shared_node,
 )
-
-Block = list[Any]
-"""Instructions in the order in which they run, before they are linked."""
 
 
 @attrs.frozen(eq=False)
@@ -63,14 +58,14 @@ class RuleCompiler:
     """
 
     rule: CompiledRule
-    slots: dict[fx.Node, int] = attrs.field(factory=dict)
-    spelling_slots: dict[fx.Node, int] = attrs.field(factory=dict)
-    chains: dict[fx.Node, ChainSlots] = attrs.field(factory=dict)
-    size: int = 1
-    row: int | None = None
+    slots: Slots = attrs.field()
     definite: set[fx.Node] = attrs.field(factory=set)
     possible: set[fx.Node] = attrs.field(factory=set)
     waiting: list[Condition] = attrs.field(factory=list)
+
+    @slots.default
+    def _slots_of_the_rule(self) -> Slots:
+        return Slots.of(self.rule.matcher_graph)
 
     @classmethod
     def compile(cls, rule: CompiledRule) -> RuleInstructions:
@@ -81,7 +76,6 @@ class RuleCompiler:
         return self.rule.matcher_graph
 
     def run(self) -> RuleInstructions:
-        self._assign_slots()
         guards = guards_of(self.matcher)
         refusals = [guard for guard in guards if guard.reason is not None]
         self.waiting = [guard for guard in guards if guard.reason is None]
@@ -92,89 +86,9 @@ class RuleCompiler:
             self._visit_all([(root, register)], block, outermost=True)
             roots.append(register)
         block += map(self._check, [*self.waiting, *refusals])
-        block.append(code.Accept(self._layout(tuple(roots))))
+        block.append(code.Accept(self.slots.layout(self.rule, tuple(roots))))
         entry = link(block, None)
-        return RuleInstructions(entry, self.size)
-
-    def _layout(self, roots: tuple[int, ...]) -> MatchLayout:
-        calls = (
-            (self.slots[node], spelling)
-            for node, spelling in self.spelling_slots.items()
-            if "each" not in node.meta
-        )
-        return MatchLayout(
-            self.rule,
-            self._names(),
-            tuple(calls),
-            dict(self._captures()),
-            tuple(chain.calls for chain in self.chains.values()),
-            self.row,
-            roots,
-        )
-
-    # --- registers ---
-
-    def _register(self) -> int:
-        self.size += 1
-        return self.size - 1
-
-    def _assign_slots(self) -> None:
-        for node in self.matcher.nodes:
-            named = node.op == "placeholder" or "names" in node.meta
-            if named or is_shared(node):
-                self.slots[node] = self._register()
-            if isinstance(node.target, OperatorPattern):
-                self.slots.setdefault(node, self.size)
-                self.size = max(self.size, self.slots[node] + 1)
-                self.spelling_slots[node] = self._register()
-                if node.target.is_slot and self.row is None:
-                    self.row = self._register()
-        for node in self.matcher.nodes:
-            if node.target is markers.chain:
-                self.chains[node] = self._chain_slots(node)
-
-    def _chain_slots(self, chain: fx.Node) -> ChainSlots:
-        link, hole, _, least = chain.args
-        self.slots[hole] = self._register()
-        inside = list(below(link))
-        named = [node for node in inside if node.op == "placeholder"]
-        calls = [node for node in inside if node in self.spelling_slots]
-        spellings = [self.spelling_slots[node] for node in calls]
-        local = [self.slots[node] for node in inside if node in self.slots]
-        return ChainSlots(
-            self._register(),
-            self.slots[hole],
-            self._register(),
-            self._register(),
-            tuple((self.slots[node], self._register()) for node in named),
-            tuple(zip((self.slots[n] for n in calls), spellings, strict=True)),
-            (*local, *spellings),
-            least,
-        )
-
-    def _names(self) -> dict[str, int]:
-        lists = dict(pair for chain in self.chains.values() for pair in chain.lists)
-        return {
-            name: lists.get(slot, slot)
-            for node, slot in self.slots.items()
-            for name in node.meta.get("names", ())
-        }
-
-    def _captures(self) -> Iterator[tuple[str, CaptureLayout]]:
-        for node in self.matcher.nodes:
-            if node.target is not markers.captured:
-                continue
-            name, value, hole = node.args
-            inside = calls_between(value, hole)
-            calls = tuple(self.slots[call] for call in inside)
-            held = None if hole is None else self._hole_slot(hole)
-            if value.target is markers.chain:
-                held = self.chains[value].current
-            chains = tuple(self.chains[chain].calls for chain in _held(value, hole))
-            yield name, CaptureLayout(self.slots[node], held, calls, chains)
-
-    def _hole_slot(self, hole: fx.Node) -> int | None:
-        return self.slots.get(hole)
+        return RuleInstructions(entry, self.slots.size)
 
     # --- visiting ---
 
@@ -201,7 +115,7 @@ class RuleCompiler:
         if pattern.op == "placeholder":
             self._bind(pattern, register, block)
             return []
-        if pattern not in self.slots:
+        if pattern not in self.slots.nodes:
             return self._expand(pattern, register, block)
         return self._visit_slot(pattern, register, block)
 
@@ -209,7 +123,7 @@ class RuleCompiler:
         self, pattern: fx.Node, register: int, block: Block
     ) -> list[tuple[Any, int]]:
         """A node that other parts of the pattern may refer to: match it once."""
-        slot = self.slots[pattern]
+        slot = self.slots.nodes[pattern]
         if pattern in self.definite:
             block.append(code.Same(register, slot))
             return []
@@ -227,8 +141,8 @@ class RuleCompiler:
     ) -> list[tuple[Any, int]]:
         if isinstance(pattern.target, OperatorPattern):
             return self._call(pattern, register, block)
-        if pattern in self.slots:
-            block.append(code.Record(register, self.slots[pattern]))
+        if pattern in self.slots.nodes:
+            block.append(code.Record(register, self.slots.nodes[pattern]))
         return self._visit_marker(pattern, register, block)
 
     def _visit_marker(
@@ -241,7 +155,7 @@ class RuleCompiler:
         if pattern.target is markers.maybe:
             inner = pattern.args[0]
             if _may_be_absent(inner):
-                block.append(code.BindOptional(register, self.slots[inner]))
+                block.append(code.BindOptional(register, self.slots.nodes[inner]))
                 self.possible.add(inner)
                 return []
             branches = self._branches(ways_of(pattern), register)
@@ -255,7 +169,7 @@ class RuleCompiler:
         self, pattern: fx.Node, register: int, block: Block
     ) -> list[tuple[Any, int]]:
         """Links are matched in a loop; what they bind is gathered in lists."""
-        chain, (link, _, inner, _) = self.chains[pattern], pattern.args
+        chain, (link, _, inner, _) = self.slots.chains[pattern], pattern.args
         block.append(Enter(register, chain))
         body: Block = []
         self._visit_all([(link, chain.current)], body)
@@ -271,7 +185,7 @@ class RuleCompiler:
             "others": code.BindList,
         }
         bind = binds[pattern.meta["role"]]
-        block.append(bind(register, self.slots[pattern]))
+        block.append(bind(register, self.slots.nodes[pattern]))
         self._matched(pattern)
 
     def _matched(self, pattern: fx.Node) -> None:
@@ -281,7 +195,7 @@ class RuleCompiler:
     def _unpack(
         self, items: Sequence[Any], register: int, block: Block
     ) -> list[tuple[Any, int]]:
-        registers = [self._register() for _ in items]
+        registers = [self.slots.new() for _ in items]
         star = next((i for i, item in enumerate(items) if is_others(item)), None)
         head = tuple(registers if star is None else registers[:star])
         tail = () if star is None else tuple(registers[star + 1 :])
@@ -297,7 +211,9 @@ class RuleCompiler:
             self.definite = set(before)
             branch: Block = []
             if way.absent:
-                branch.append(code.Forget(tuple(self.slots[n] for n in way.absent)))
+                branch.append(
+                    code.Forget(tuple(self.slots.nodes[n] for n in way.absent))
+                )
             todo = [] if way.pattern is None else [(way.pattern, register)]
             self._visit_all(todo, branch)
             ends.append(self.definite)
@@ -312,27 +228,27 @@ class RuleCompiler:
     ) -> list[tuple[Any, int]]:
         operator: OperatorPattern = pattern.target
         given = operands(pattern)
-        registers = tuple(self._register() for _ in given)
+        registers = tuple(self.slots.new() for _ in given)
         block.append(
             Call(
                 register,
                 registers,
                 readings(operator, tuple(given), ... in pattern.args),
-                self.slots[pattern],
-                self.spelling_slots[pattern],
+                self.slots.nodes[pattern],
+                self.slots.spellings[pattern],
                 self._family(operator) if operator.is_slot else None,
             )
         )
         return list(zip(given.values(), registers, strict=True))
 
     def _family(self, operator: OperatorPattern) -> FamilySlots:
-        assert self.row is not None
+        assert self.slots.row is not None
         placeholders = placeholders_of(self.matcher)
         literals = (
-            {self.slots[placeholders[name]]: value for name, value in row.items()}
+            {self.slots.nodes[placeholders[name]]: value for name, value in row.items()}
             for row in operator.literals
         )
-        return FamilySlots(self.row, tuple(literals))
+        return FamilySlots(self.slots.row, tuple(literals))
 
     # --- guards and further roots ---
 
@@ -340,7 +256,7 @@ class RuleCompiler:
         if not self.waiting:
             return
         known = {name for node in self.definite for name in node.meta.get("names", ())}
-        if self.row is not None:
+        if self.slots.row is not None:
             known |= set(self.rule.family_literals)
         for guard in list(self.waiting):
             if guard.reads <= known:
@@ -354,63 +270,36 @@ class RuleCompiler:
         self.definite |= {placeholders[name] for name in guard.binds}
 
     def _check(self, guard: Condition) -> code.Check:
-        names = self._names()
+        names = self.slots.names()
         wanted = {name: names[name] for name in guard.reads | guard.binds}
         scope = scope_factory(wanted, self._guard_pattern)
         return code.Check(guard, scope, tuple(names[name] for name in guard.binds))
 
     def _guard_pattern(self, pattern: fx.Node) -> GuardPattern:
         """The program of a pattern inside a guard; it sees the rule's names."""
-        compiler = attrs.evolve(self, definite=set(), possible=set(), waiting=[])
-        register = compiler._register()
+        compiler = attrs.evolve(
+            self,
+            slots=attrs.evolve(self.slots),
+            definite=set(),
+            possible=set(),
+            waiting=[],
+        )
+        register = compiler.slots.new()
         block: Block = []
         # Names of the rule may be bound already: every node is compared.
-        compiler.possible = set(below(pattern)) & set(compiler.slots)
+        compiler.possible = set(below(pattern)) & set(compiler.slots.nodes)
         compiler._visit_all([(pattern, register)], block)
         block.append(code.Found())
-        return GuardPattern(link(block, None), register, compiler.size)
+        return GuardPattern(link(block, None), register, compiler.slots.size)
 
     def _climb(self, root: fx.Node, block: Block) -> int:
         shared, depth = shared_node(root, self.definite)
-        register = self._register()
-        block.append(code.Climb(self.slots[shared], depth, register))
+        register = self.slots.new()
+        block.append(code.Climb(self.slots.nodes[shared], depth, register))
         return register
-
-
-def _held(value: fx.Node, hole: fx.Node | None) -> list[fx.Node]:
-    """The chains of a capture: down to its hole, or the one that it names."""
-    if hole is None:
-        return [value] if value.target is markers.chain else []
-    outside = set(below(hole))
-    return [chain for chain in chains_below(value) if chain not in outside]
 
 
 def _may_be_absent(pattern: Any) -> bool:
     """Whether it is the name of a value that may be absent, and nothing else."""
     is_name = isinstance(pattern, fx.Node) and pattern.op == "placeholder"
     return is_name and pattern.meta["role"] == "value" and pattern.meta["optional"]
-
-
-def link(block: Block, after: Any) -> Any:
-    """Set the successors of a block's instructions; its first instruction."""
-    for item in reversed(block):
-        after = _link_item(item, after)
-    return after
-
-
-def _link_item(item: Any, after: Any) -> Any:
-    if not isinstance(item, tuple):
-        item.next = after
-        return item
-    instruction, inner = item
-    if isinstance(instruction, code.Once):
-        instruction.next = after
-        instruction.first = link(inner, after)
-    elif isinstance(instruction, Repeat):
-        instruction.done = after
-        instruction.link = link(inner, instruction)
-    elif isinstance(instruction, code.IfAbsent):
-        instruction.absent, instruction.present = (link(b, after) for b in inner)
-    else:
-        instruction.branches = [link(branch, after) for branch in inner]
-    return instruction
