@@ -93,7 +93,7 @@ def insert(
 
 def uninsert(node: fx.Node) -> None:
     """Take a node out of its graph again, however far `insert` has come."""
-    set_arguments(node, (), {})
+    disconnect(node)
     if _is_counted(node):
         erase(node)
     elif not node._erased:
@@ -135,6 +135,14 @@ def set_arguments(
         node._update_args_kwargs(args, dict(kwargs))
     else:
         node.args, node.kwargs = args, dict(kwargs)
+
+
+def disconnect(node: fx.Node) -> None:
+    """Make a node read nothing."""
+    if _INTERNALS_KNOWN:
+        node._update_args_kwargs((), {})
+    else:
+        node.args, node.kwargs = (), {}
 
 
 def replace_input(user: fx.Node, old: fx.Node, new: fx.Node) -> None:

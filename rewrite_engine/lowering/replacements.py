@@ -76,6 +76,15 @@ def _follows_from_types(node: fx.Node) -> bool:
     return node.target in _REPEATABLE or node.meta.get("of_types", False)
 
 
+def names_copied(replacement: fx.Graph) -> frozenset[str]:
+    """The names of the calls that are made again, or whose other arguments are taken
+    over: with what these calls read, which may have no name.
+    """
+    made = [n.args[0] for n in replacement.nodes if n.target is markers.reemit]
+    made += [n.kwargs[REST_OF] for n in replacement.nodes if REST_OF in n.kwargs]
+    return frozenset(str(call.target) for call in made if isinstance(call, fx.Node))
+
+
 def _set_function(node: fx.Node, expr: nodes.Expr) -> None:
     node.meta["compute"] = compile_expr(expr)
     node.meta["of_types"] = reads_only_types(expr)

@@ -16,6 +16,7 @@ from rewrite_engine.lowering.patterns import Operators, build_matcher, guards_of
 from rewrite_engine.lowering.replacements import (
     build_replacement,
     follows_from_types,
+    names_copied,
     operators_built,
 )
 from rewrite_engine.source import Source, Span
@@ -50,6 +51,11 @@ class CompiledRule:
     def place(self) -> str:
         """Where the rule stands: `file.rules:12`."""
         return f"{self.source.name}:{self.source.position(self.span.start).line}"
+
+    @cached_property
+    def title(self) -> str:
+        """The rule and its place: `fuse (qat.rules:12)`."""
+        return f"{self.name} ({self.place})"
 
     @property
     def source_text(self) -> str:
@@ -118,6 +124,11 @@ class CompiledRule:
             and self.is_repeatable
             and all(guard.is_local for guard in guards_of(self.matcher_graph))
         )
+
+    @cached_property
+    def names_copied(self) -> frozenset[str]:
+        """The names of calls that the right side makes again, at least in part."""
+        return names_copied(self.replacement_graph)
 
     @cached_property
     def names_read(self) -> frozenset[str]:

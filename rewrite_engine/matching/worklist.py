@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from torch import fx
 
@@ -11,6 +12,16 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching.candidates import hits, hits_among
 from rewrite_engine.matching.net_source import called
 from rewrite_engine.matching.program import Program, RuleProgram
+
+
+class Change(NamedTuple):
+    """What a rewrite did to a graph.
+
+    `moved` gives, by values that take the place of others, who reads these now.
+    """
+
+    created: Sequence[fx.Node]
+    moved: Mapping[fx.Node, Sequence[fx.Node]]
 
 
 class Worklist:
@@ -37,24 +48,28 @@ class Worklist:
             return self._first.pop()
         return heappop(self._added)
 
-    def changed(
-        self,
-        created: Iterable[fx.Node],
-        moved: Mapping[fx.Node, Iterable[fx.Node]],
-    ) -> None:
+    def add(self, change: Change) -> None:
         """Look again at new nodes, and at what reads a value in the place of another.
 
-        `moved` gives these readers by the value. What reads them matters only as far
-        up as some rule looks for such a value.
+        What reads these readers matters only as far up as some rule looks for such a
+        value.
         """
-        near = dict.fromkeys(created)
-        for value, readers in moved.items():
-            level = dict.fromkeys(readers)
-            near.update(level)
-            for _ in range(1, self._program.depths.get(called(value), 0)):
-                level = dict.fromkeys(user for node in level for user in node.users)
-                near.update(level)
+        near = [*change.created]
+        for value, readers in change.moved.items():
+            near += readers
+            depth = self._program.depths.get(called(value), 0)
+            if depth > 1:
+                near += _above(readers, depth - 1)
         for node, numbers in hits_among(near, self._program.nets, self._facts).items():
             if node not in self._rules:
                 heappush(self._added, node)
             self._rules[node] = numbers
+
+
+def _above(nodes: Iterable[fx.Node], levels: int) -> dict[fx.Node, None]:
+    """The users of nodes, so many calls up, and all on the way."""
+    found: dict[fx.Node, None] = {}
+    for _ in range(levels):
+        nodes = dict.fromkeys(user for node in nodes for user in node.users)
+        found.update(nodes)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -14,14 +14,14 @@ from torch import fx
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.matching.machine import Judge
 from rewrite_engine.matching.match import Match
-from rewrite_engine.matching.matcher import Outcome, match_at
+from rewrite_engine.matching.matcher import match_at
 from rewrite_engine.matching.program import Program, RuleProgram
-from rewrite_engine.matching.worklist import Worklist
+from rewrite_engine.matching.worklist import Change, Worklist
 from rewrite_engine.report import RefusalReport, Report, RuleReport
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.annotations import may_name_nodes, retarget
 from rewrite_engine.rewriting.build import Built, build
-from rewrite_engine.rewriting.equal_matches import EqualMatches, Subject
+from rewrite_engine.rewriting.equal_matches import EqualMatches, Place, Subject
 from rewrite_engine.rewriting.fake_runs import ValueInferenceError
 from rewrite_engine.rewriting.fixups import Moves, describe
 from rewrite_engine.rewriting.module_places import settle
@@ -112,9 +112,10 @@ class Driver:
         self._tallies = {id(rule): _Tally() for rule in program.rules}
         self._order: list[str] = []
         self._fired: set[tuple[int, fx.Node]] = set()
-        self._moved: dict[fx.Node, list[fx.Node]] = {}
-        """Who reads a value since the last rewrite."""
         self._size = len(self.graph.nodes)
+        self._most_rewrites = limits.rewrites + limits.rewrites_per_node * self._size
+        self._most_nodes = limits.growth * max(self._size, 16)
+        self._is_logged = _log.isEnabledFor(logging.DEBUG)
 
     # --- sweeps ---
 
@@ -139,24 +140,24 @@ class Driver:
     def _sweep(self, *, first: bool) -> None:
         worklist = Worklist(self._program, self._state.facts)
         for node, rules in worklist:
-            built = self._visit(node, rules, first=first)
-            if built is not None:
-                worklist.changed(built.created, self._moved)
+            change = self._visit(node, rules, first=first)
+            if change is not None:
+                worklist.add(change)
 
     def _visit(
         self, node: fx.Node, rules: Iterable[RuleProgram], *, first: bool
-    ) -> Built | None:
+    ) -> Change | None:
         """Try rules at a node, until one of them rewrites it."""
         if node in self.transaction.detached:
             return None
         for rule in rules:
             if rule.rule.once and not self._is_new_site(rule, node, first=first):
                 continue
-            built = self._try(rule, node)
-            if built is not None:
+            change = self._try(rule, node)
+            if change is not None:
                 if rule.rule.once:
                     self._fired.add((id(rule), node))
-                return built
+                return change
         return None
 
     def _is_new_site(self, rule: RuleProgram, node: fx.Node, *, first: bool) -> bool:
@@ -166,48 +167,61 @@ class Driver:
 
     # --- one place ---
 
-    def _try(self, rule: RuleProgram, node: fx.Node) -> Built | None:
+    def _try(self, rule: RuleProgram, node: fx.Node) -> Change | None:
         tally = self._tallies[id(rule)]
         tally.candidates += 1
         start = time.perf_counter()
-        done: list[Built] = []
-        outcome = self._search(rule, node, done)
+        place = self._known.find(rule.rule, node)
+        change = None if place is None else self._repeat(place)
+        if change is None:
+            change, reason = self._search(rule, node, place)
         tally.seconds += time.perf_counter() - start
-        if outcome.match is None:
-            self._note(tally, node, outcome)
+        if change is None:
+            self._note(tally, node, reason)
             return None
         tally.matches += 1
         tally.refusals.pop(node, None)
         self._order.append(rule.rule.name)
-        _log.debug("%s rewrites %s", rule.rule.name, node)
-        if self._watch is not None:
-            self.transaction.settle_output()
-            self._watch.rewritten(outcome.match)
+        if self._is_logged:
+            _log.debug("%s rewrites %s", rule.rule.name, node)
         self._check_limits()
-        return done[0]
+        return change
 
-    def _search(self, rule: RuleProgram, node: fx.Node, done: list[Built]) -> Outcome:
-        """The first match at a node that can be rewritten; it is in `done`, then."""
-        found = self._known.find(rule.rule, node)
-        refusal = None if found is None else self._judge(found.match, found, done)
-        if found is not None and refusal is None:
-            return Outcome(found.match)
+    def _repeat(self, place: Place) -> Change | None:
+        """Rewrite what is known to be there, if that is plain and nobody looks on."""
+        how = place.known.plain
+        if how is None or not self._is_plain:
+            return None
+        return how.rewrite(place.outline.nodes, self._known.store, self._removal)
+
+    def _search(
+        self, rule: RuleProgram, node: fx.Node, place: Place | None
+    ) -> tuple[Change | None, str | None]:
+        """Rewrite the first match at a node that can be, or say why none can."""
+        done: list[Change] = []
+        refusals: list[str | None] = []
+        if place is not None:
+            subject = place.subject()
+            refusals.append(self._judge(subject.match, subject, done))
+        if done:
+            return done[0], None
         # The search finds this match again, and others after it.
-        refusals = iter([] if refusal is None else [refusal])
+        first = iter(refusals)
 
         def judge(match: Match) -> str | None:
-            return next(refusals, None) or self._judge(match, None, done)
+            return next(first, None) or self._judge(match, None, done)
 
-        return match_at(rule, node, self._state.facts, judge)
+        outcome = match_at(rule, node, self._state.facts, judge)
+        return done[0] if done else None, outcome.reason
 
     def _judge(
-        self, match: Match, subject: Subject | None, done: list[Built]
+        self, match: Match, subject: Subject | None, done: list[Change]
     ) -> str | None:
         reason = None if self._guard is None else self._guard(match)
         return reason or self._attempt(match, subject, done)
 
     def _attempt(
-        self, match: Match, subject: Subject | None, done: list[Built]
+        self, match: Match, subject: Subject | None, done: list[Change]
     ) -> str | None:
         """Rewrite a match, or say why not and leave it as it was."""
         mark = self.transaction.mark()
@@ -216,6 +230,9 @@ class Driver:
         except (Refused, ValueInferenceError) as refusal:
             self._take_back(mark)
             return str(refusal)
+        if self._watch is not None:
+            self.transaction.settle_output()
+            self._watch.rewritten(match)
         return None
 
     def _take_back(self, mark: int) -> None:
@@ -226,12 +243,12 @@ class Driver:
         for node in detached:
             self._aliases.add(node)
 
-    def _note(self, tally: _Tally, node: fx.Node, outcome: Outcome) -> None:
-        if outcome.reason is not None:
-            _log.debug("refused at %s: %s", node, outcome.reason)
-            tally.refusals[node] = outcome.reason
+    def _note(self, tally: _Tally, node: fx.Node, reason: str | None) -> None:
+        if reason is not None:
+            _log.debug("refused at %s: %s", node, reason)
+            tally.refusals[node] = reason
 
-    def _rewrite(self, match: Match, subject: Subject | None) -> Built:
+    def _rewrite(self, match: Match, subject: Subject | None) -> Change:
         aliases = self._aliases
         site = find_site(match, aliases, self._state.signatures)
         built = self._make(subject or self._known.recall(match), site.before)
@@ -247,10 +264,10 @@ class Driver:
         if self._watch is not None:
             self.transaction.settle_output()
             self._watch.replacing(match, built)
-        self._replace(match, built)
+        moved = self._replace(match, built)
         if moves is not None:
             self._moves.update(moves)
-        return built
+        return Change(built.created, moved)
 
     def _make(self, subject: Subject, before: fx.Node) -> Built:
         """The new nodes, whose types and effects are those of what they replace."""
@@ -266,18 +283,28 @@ class Driver:
                 raise Refused(f"the replacement of '{old}' does not fit: {reason}")
         self._removal.check_constants(match, built)
         self._removal.check_effects(match, built)
-        self._known.learn(subject, built)
+        self._known.learn(subject, built, self._aliases)
         return built
 
-    def _replace(self, match: Match, built: Built) -> None:
-        self._moved = {}
+    def _replace(
+        self, match: Match, built: Built
+    ) -> Mapping[fx.Node, Sequence[fx.Node]]:
+        """Put new values in the place of old ones; says who reads them."""
+        moved: dict[fx.Node, list[fx.Node]] = {}
         for old, new in built.replaced.items():
-            self._moved.setdefault(new, []).extend(old.users)
+            moved.setdefault(new, []).extend(old.users)
             self.transaction.replace_uses(old, new)
             self._state.signatures.replaced(self.transaction, old, new)
             self._aliases.unite(old, new)
         self._removal.remove(match, built)
         self._state.readers.add(built.created)
+        return moved
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether nobody judges or watches matches, or has named nodes of the graph."""
+        is_named = self._is_annotated or bool(self._state.signatures.modules)
+        return self._guard is None and self._watch is None and not is_named
 
     @cached_property
     def _is_annotated(self) -> bool:
@@ -294,12 +321,13 @@ class Driver:
     # --- limits ---
 
     def _check_limits(self) -> None:
-        limits = self._limits
-        most = limits.rewrites + limits.rewrites_per_node * self._size
-        if len(self._order) > most:
-            raise RewriteError(f"more than {most} rewrites: {self._recent()}")
-        live = len(self.graph.nodes) - len(self.transaction.detached)
-        if live > limits.growth * max(self._size, 16):
+        if len(self._order) > self._most_rewrites:
+            raise RewriteError(
+                f"more than {self._most_rewrites} rewrites: {self._recent()}"
+            )
+        edits = self.transaction
+        live = self._size + len(edits.created) - len(edits.detached)
+        if live > self._most_nodes:
             raise RewriteError(
                 f"the graph grew from {self._size} to {live} nodes: {self._recent()}"
             )

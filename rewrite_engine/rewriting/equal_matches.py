@@ -7,7 +7,7 @@ is built from the replacement graph, the others repeat what was made for it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -16,9 +16,12 @@ from torch import fx
 
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.match import Match
+from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.build import Built
 from rewrite_engine.rewriting.constants import Store
-from rewrite_engine.rewriting.outlines import Outline, Outliner, Reach, Unrepeatable
+from rewrite_engine.rewriting.outlines import Outline, Outliner
+from rewrite_engine.rewriting.plain import Plain, plain
+from rewrite_engine.rewriting.reaches import Reach, Unrepeatable
 from rewrite_engine.rewriting.recipes import Recipe
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
@@ -39,11 +42,11 @@ class EqualMatches:
         types: ValueTypes,
         memory: dict[Any, _Memory],
     ) -> None:
-        self._store = Store(transaction, state, types)
+        self.store = Store(transaction, state, types)
         self._facts = state.facts
         self._types = types
         self._outliner = Outliner(state.facts, types)
-        self._known: dict[Hashable, _Known] = {}
+        self._own = _Memory()
         self._is_exported = state.is_exported
         self._memory = memory
 
@@ -54,18 +57,16 @@ class EqualMatches:
         kept_for = self._types.convention, self._is_exported
         return self._memory.setdefault(kept_for, _Memory())
 
-    def find(self, rule: CompiledRule, anchor: fx.Node) -> Subject | None:
-        """The match that a search at this node would find first, if one with an equal
-        outline is known.
-        """
-        for reach in self._shared.reaches.get(rule, ()):
-            try:
-                outline = self._outliner.at(rule, anchor, reach)
-            except Unrepeatable:
-                return None
-            known = None if outline is None else self._recall(outline)
-            if outline is not None and known is not None and known.twin is not None:
-                return Subject(known.twin.match(outline.nodes), outline, known)
+    def find(self, rule: CompiledRule, anchor: fx.Node) -> Place | None:
+        """Where a search at this node would find what it has found before."""
+        type_of = self._outliner.type_of
+        for reach, table in self._shared.tables_of(rule).items():
+            seen = None if reach is None else reach.read(anchor, type_of)
+            if seen is not None:
+                outline = Outline(*seen, reach)
+                known = table.get(outline.key) or self._own.look_up(rule, outline)
+                if known is not None and known.twin is not None:
+                    return Place(outline, known, known.twin)
         return None
 
     def recall(self, match: Match) -> Subject:
@@ -74,12 +75,11 @@ class EqualMatches:
             outline = self._outliner.of(match) if match.rule.is_repeatable else None
         except Unrepeatable:
             outline = None
-        return Subject(
-            match, outline, None if outline is None else self._recall(outline)
-        )
+        known = None if outline is None else self._look_up(match.rule, outline)
+        return Subject(match, outline, known)
 
-    def _recall(self, outline: Outline) -> _Known | None:
-        return self._shared.known.get(outline.key) or self._known.get(outline.key)
+    def _look_up(self, rule: CompiledRule, outline: Outline) -> Known | None:
+        return self._shared.look_up(rule, outline) or self._own.look_up(rule, outline)
 
     def repeat(self, subject: Subject, before: fx.Node) -> Built | None:
         """The nodes of an equal match again, on this one's operands.
@@ -95,9 +95,9 @@ class EqualMatches:
         if not folding.fits(held):
             return None
         constants = folding.run(nodes, held) if held or folding.calls else []
-        return recipe.repeat(nodes, constants, before, self._store)
+        return recipe.repeat(nodes, constants, before, self.store)
 
-    def learn(self, subject: Subject, built: Built) -> None:
+    def learn(self, subject: Subject, built: Built, aliases: AliasIndex) -> None:
         """Remember what a match became; `built` has passed every check on its types."""
         match, outline, _ = subject
         if outline is None:
@@ -107,11 +107,35 @@ class EqualMatches:
             twin = None if outline.reach is None else Twin.of(match, outline)
         except Unrepeatable:
             return
-        known = self._known[outline.key] = _Known(recipe, twin)
-        if outline.is_static:
-            self._shared.add(outline.key, known)
+        nodes, how = outline.nodes, None
+        if twin is not None:
+            how = plain(match, nodes, built, recipe, self.store, aliases)
+        memory = self._shared if outline.is_static else self._own
+        memory.add(match.rule, outline, Known(recipe, twin, how))
         if outline.reach is not None:
-            self._shared.reach(match.rule, outline.reach)
+            self._shared.table(match.rule, outline.reach)
+
+
+class Known(NamedTuple):
+    """What is known of equal matches."""
+
+    recipe: Recipe
+    twin: Twin | None
+    """None if it takes a search to find them."""
+    plain: Plain | None
+    """How they are rewritten, where little can stand against it."""
+
+
+class Place(NamedTuple):
+    """Where a match is known to be."""
+
+    outline: Outline
+    known: Known
+    twin: Twin
+
+    def subject(self) -> Subject:
+        """What stands there."""
+        return Subject(self.twin.match(self.outline.nodes), self.outline, self.known)
 
 
 class Subject(NamedTuple):
@@ -120,34 +144,39 @@ class Subject(NamedTuple):
     match: Match
     outline: Outline | None
     """What its right side depends on; None if on more than that."""
-    known: _Known | None
-
-
-class _Known(NamedTuple):
-    """What is known of equal matches."""
-
-    recipe: Recipe
-    twin: Twin | None
-    """None if it takes a search to find them."""
+    known: Known | None
 
 
 _MOST_KNOWN: Final = 1_000
-_MOST_REACHES: Final = 4
+_MOST_REACHES: Final = 16
+_Table = dict[Hashable, Known]
+_NOTHING: Final[Mapping[Any, Any]] = {}
 
 
 @attrs.frozen(eq=False)
 class _Memory:
-    """What outlives a run."""
+    """What is known of equal matches, by their rules, reaches and keys."""
 
-    known: dict[Hashable, _Known] = attrs.field(factory=dict)
-    reaches: dict[CompiledRule, dict[Reach, None]] = attrs.field(factory=dict)
+    _tables: dict[CompiledRule, dict[Reach | None, _Table]] = attrs.field(factory=dict)
 
-    def add(self, key: Hashable, known: _Known) -> None:
-        if len(self.known) >= _MOST_KNOWN:
-            self.known.clear()
-        self.known[key] = known
+    def tables_of(self, rule: CompiledRule) -> Mapping[Reach | None, _Table]:
+        """What is known by how far searches looked; None, if not only that mattered."""
+        return self._tables.get(rule, _NOTHING)
 
-    def reach(self, rule: CompiledRule, reach: Reach) -> None:
-        """Look as far for other matches of a rule; the latest reaches are kept."""
-        reaches = [reach, *self.reaches.get(rule, ())][:_MOST_REACHES]
-        self.reaches[rule] = dict.fromkeys(reaches)
+    def look_up(self, rule: CompiledRule, outline: Outline) -> Known | None:
+        table = self._tables.get(rule, _NOTHING).get(outline.reach, _NOTHING)
+        known: Known | None = table.get(outline.key)
+        return known
+
+    def table(self, rule: CompiledRule, reach: Reach | None) -> _Table:
+        """The table of a reach; of the reaches, the latest have one."""
+        tables = self._tables.setdefault(rule, {})
+        if reach not in tables and len(tables) >= _MOST_REACHES:
+            del tables[next(iter(tables))]
+        return tables.setdefault(reach, {})
+
+    def add(self, rule: CompiledRule, outline: Outline, known: Known) -> None:
+        table = self.table(rule, outline.reach)
+        if len(table) >= _MOST_KNOWN:
+            table.clear()
+        table[outline.key] = known

@@ -18,13 +18,11 @@ Edge = tuple[fx.Node, fx.Node]
 
 def describe(match: Match, built: Built) -> None:
     """Give every created node its metadata: place, history, annotations."""
-    created = set(built.created)
-    heirs = {new: old for old, new in built.replaced.items() if new in created}
-    heirs |= {new: old for new, old in built.copies.items() if new not in heirs}
+    created, heirs = set(built.created), heirs_of(built)
     statements = [*_stated(match, built)] if match.rule.meta else []
     stated = {new: old for new, old, keys in statements if not keys}
     nearest = list(match.calls)
-    history = metadata.provenance(match.rule.name, match.rule.place, nearest)
+    history = metadata.provenance(match.rule.title, nearest)
     place = metadata.place_of(nearest)
     for node in built.created:
         if node in stated:
@@ -41,6 +39,13 @@ def describe(match: Match, built: Built) -> None:
                 keep_output_spec(new, old)
     for new, old, keys in statements:
         metadata.copy_keys(new, old, keys)
+
+
+def heirs_of(built: Built) -> dict[fx.Node, fx.Node]:
+    """The new nodes that take over what a matched one carries, with it."""
+    created = set(built.created)
+    heirs = {new: old for old, new in built.replaced.items() if new in created}
+    return heirs | {new: old for new, old in built.copies.items() if new not in heirs}
 
 
 def _stated(

@@ -32,25 +32,35 @@ _PLACE: Final = (
 )
 _PLACES: Final = frozenset(_PLACE)
 _LONGEST_HISTORY: Final = 64
+_NodeInfo: Final = NodeSource.NodeInfo
 _REPLACED: Final = (NodeSourceAction.REPLACE, NodeSourceAction.CREATE)
 # Types of values that nodes may share.
 _SHARED: Final = frozenset({str, int, float, bool, tuple, type(None)})
 
 
 def provenance(
-    rule_name: str, place: str, replaced: Sequence[fx.Node]
+    pass_name: str, replaced: Sequence[fx.Node], targets: Iterable[str] | None = None
 ) -> list[NodeSource]:
     """The `from_node` entries of the nodes that a rule put in place of `replaced`.
 
-    The pass name is the rule and its place, `fuse (qat.rules:12)`. Each entry keeps
-    the history of its node while that is short. Entries are never changed, so the
-    new nodes of one match may each hold a list of the same ones.
+    `targets` says what these call, if that is known. Each entry keeps the history of
+    its node while that is short. Entries are never changed, so the new nodes of one
+    match may each hold a list of the same ones.
     """
-    pass_name = f"{rule_name} ({place})"
     if not replaced:
         return [NodeSource(None, pass_name, NodeSourceAction.CREATE)]
+    action, graph, sources = [*_REPLACED], id(replaced[0].graph), []
     seen: set[int] = set()
-    return [_source(node, pass_name, seen) for node in replaced]
+    names = targets or map(target_name, replaced)
+    for node, target in zip(replaced, names, strict=True):
+        # `NodeSource(node)` would copy the history deeply, at ten times the cost.
+        source = NodeSource(None, pass_name)
+        source.action = action
+        source.node_info = _NodeInfo(node.name, target, graph)
+        if "from_node" in node.meta:
+            source.from_node = _history(node, seen)
+        sources.append(source)
+    return sources
 
 
 def inherit(new: fx.Node, old: fx.Node) -> None:
@@ -63,7 +73,7 @@ def keep_value(new: fx.Node, old: fx.Node) -> None:
 
     A successor is of the same type; what it is computed from may have no record.
     """
-    if recorded(new) is UNKNOWN:
+    if not _OF_THE_VALUE.isdisjoint(old.meta) and recorded(new) is UNKNOWN:
         new.meta.update({k: old.meta[k] for k in _OF_THE_VALUE if k in old.meta})
 
 
@@ -91,17 +101,8 @@ def copy_keys(target: fx.Node, source: fx.Node, keys: Iterable[str]) -> None:
             target.meta[key] = _own(source.meta[key])
 
 
-def _source(node: fx.Node, pass_name: str, seen: set[int]) -> NodeSource:
-    # `NodeSource(node)` would copy the history deeply, at ten times the cost.
-    source = NodeSource(None, pass_name, [*_REPLACED])
-    info = NodeSource.NodeInfo(node.name, _target_name(node), id(node.graph))
-    source.node_info = info
-    if "from_node" in node.meta:
-        source.from_node = _history(node, seen)
-    return source
-
-
-def _target_name(node: fx.Node) -> str:
+def target_name(node: fx.Node) -> str:
+    """What fx says that a node calls."""
     if isinstance(node.target, OpOverload):
         return _overload_name(node.target)
     if node.op == "call_function":

@@ -21,15 +21,12 @@ from rewrite_engine.rewriting.folding import (
     computing,
     constant_node_value,
 )
-from rewrite_engine.rewriting.outlines import (
-    CALLS,
-    Unrepeatable,
-)
+from rewrite_engine.rewriting.reaches import CALLS, Unrepeatable
 from rewrite_engine.rewriting.twins import Index
 from rewrite_engine.rewriting.values import Derivation, ValueTypes
 
 
-class _Operands(tuple[Any, ...]):
+class Operands(tuple[Any, ...]):
     """A list that holds nodes."""
 
 
@@ -79,7 +76,7 @@ def _kind(held: torch.Tensor | None) -> Hashable:
     return *kind, held.requires_grad
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One node to create."""
 
     op: str
@@ -112,7 +109,7 @@ class Recipe:
     """The nodes of a right side; nodes are given by their index."""
 
     folding: _Folding
-    steps: tuple[_Step | _Storing, ...]
+    steps: tuple[Step | _Storing, ...]
     replaced: tuple[tuple[int, int], ...]
     copies: tuple[tuple[int, int], ...]
     names: Mapping[str, int]
@@ -167,7 +164,7 @@ def _filled(value: Any, nodes: Sequence[Any]) -> Any:
     kind = type(value)
     if kind is Index:
         return nodes[value]
-    if kind is _Operands:
+    if kind is Operands:
         return [_filled(item, nodes) for item in value]
     return value
 
@@ -219,7 +216,7 @@ class _Recorder:
 
     # --- nodes ---
 
-    def _step(self, node: fx.Node, built: Built) -> _Step | _Storing:
+    def _step(self, node: fx.Node, built: Built) -> Step | _Storing:
         if node in built.stored:
             constant, label, source = built.stored[node]
             named_after = None if source is None else self._index(source)
@@ -228,7 +225,7 @@ class _Recorder:
             return _Storing(index, constant.dtype, inputs, label, named_after)
         assert node.op in CALLS, "no outline holds a call of a module"
         like = built.copies.get(node)
-        return _Step(
+        return Step(
             node.op,
             node.target,
             name_hint(node.target),
@@ -247,7 +244,7 @@ class _Recorder:
         if isinstance(value, (fx.Node, Constant)):
             return Index(self._index(value))
         if type(value) in (list, immutable_list):
-            items = _Operands(map(self._template, value))
+            items = Operands(map(self._template, value))
             return items if any(map(_is_operand, items)) else value
         if not is_literal(value):
             raise Unrepeatable
@@ -255,7 +252,7 @@ class _Recorder:
 
 
 def _is_operand(template: Any) -> bool:
-    return isinstance(template, (Index, _Operands))
+    return isinstance(template, (Index, Operands))
 
 
 def _indices(values: list[Any]) -> dict[Any, int]:

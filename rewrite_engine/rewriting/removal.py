@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container, Iterable
 
 import attrs
 from torch import fx
@@ -49,27 +50,39 @@ class Removal:
 
         Raises: Refused, if the effect of one that stays is in its copy, too.
         """
-        staying, todo = _staying(match, built), list(match.calls)
-        while todo:
-            node = todo.pop()
-            if node.users or node in staying or not self._may_go(node, match):
-                continue
-            operands = tuple(operands_of(node))
-            self.transaction.detach(node)
-            self.aliases.discard(node)
-            todo += operands
+        self._remove(match.calls, _staying(match, built), match.calls)
         for call in built.copies.values():
             kept = call not in self.transaction.detached
             if kept and self.aliases.effect(call).effectful:
                 raise Refused(f"the effect of '{call}' would happen twice")
 
-    def _may_go(self, node: fx.Node, match: Match) -> bool:
+    def remove_unread(self, node: fx.Node) -> None:
+        """Detach a node that is no longer read, and what only it read."""
+        self._remove((node,))
+
+    def _remove(
+        self,
+        nodes: Iterable[fx.Node],
+        staying: Container[fx.Node] = (),
+        calls: Container[fx.Node] = (),
+    ) -> None:
+        todo = list(nodes)
+        while todo:
+            node = todo.pop()
+            if node.users or node in staying or not self._may_go(node, calls):
+                continue
+            operands = tuple(operands_of(node))
+            self.transaction.detach(node)
+            self.aliases.discard(node)
+            todo += operands
+
+    def _may_go(self, node: fx.Node, calls: Container[fx.Node]) -> bool:
         if node.op == "output" or node in self.transaction.detached:
             return False
         if node.op == "placeholder":
             return self.facts.is_lifted(node)
         # The effects of matched calls live on in their copies, or the rule erases them.
-        return node in match.calls or not self.aliases.effect(node).effectful
+        return node in calls or not self.aliases.effect(node).effectful
 
 
 def _staying(match: Match, built: Built) -> set[fx.Node]:

@@ -100,7 +100,7 @@ class Transaction:
         assert not node.users, f"{node} is still read"
         self._remember_users(edit.operands_of(node))
         self.journal.append((_reattach, self.detached, node, *edit.arguments_of(node)))
-        edit.set_arguments(node, (), {})
+        edit.disconnect(node)
         self.detached[node] = None
 
     def _replace_input(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:

@@ -13,7 +13,8 @@ from torch import fx
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.matching.match import CapturedCalls, Match
-from rewrite_engine.rewriting.outlines import LITERALS, Outline, Unrepeatable
+from rewrite_engine.rewriting.outlines import Outline
+from rewrite_engine.rewriting.reaches import LITERALS, Unrepeatable
 
 
 class Index(int):

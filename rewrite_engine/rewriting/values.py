@@ -96,6 +96,11 @@ class ValueTypes:
     def _has_tensor_meta(self) -> bool:
         return self._recording[2]
 
+    @property
+    def records(self) -> bool:
+        """Whether the graph records values."""
+        return self._mode is not None
+
     @cached_property
     def _fakes(self) -> FakeTensors | None:
         return None if self._mode is None else FakeTensors(self._mode)
@@ -103,8 +108,7 @@ class ValueTypes:
     @property
     def convention(self) -> Hashable:
         """What the records of equal calls depend on, beside their operands."""
-        records = self._mode is not None
-        return self._key, records, self._has_tensor_meta, torch.get_default_dtype()
+        return self._key, self.records, self._has_tensor_meta, torch.get_default_dtype()
 
     def infer(self, node: fx.Node, *, like: fx.Node | None = None) -> None:
         """Records the value of a new node; nothing, if an operand's is not recorded.
@@ -143,7 +147,8 @@ class ValueTypes:
         result, tensor_meta = derivation
         meta = node.meta
         if result is not None:
-            meta[self._key] = self._made(node, result)
+            value = meta[self._key] = self._made(node, result)
+            self._identities[id(value)] = value, result.type
         else:
             assert like is not None, "a value is taken over from the copied call"
             meta[self._key] = like.meta[self._key]
@@ -295,10 +300,11 @@ def _foreseen(call: Call) -> _Result | None:
 def _convention(graph: fx.Graph) -> tuple[str, FakeTensorMode | None, bool]:
     """Under which key the graph records values, their mode, whether `tensor_meta`."""
     for node in graph.nodes:
-        for key in VALUE_KEYS:
-            value = node.meta.get(key)
+        meta = node.meta
+        for key in VALUE_KEYS if meta else ():
+            value = meta.get(key)
             if isinstance(value, FakeTensor):
-                return key, value.fake_mode, "tensor_meta" in node.meta
+                return key, value.fake_mode, "tensor_meta" in meta
     return VALUE_KEYS[0], None, False
 
 

@@ -12,7 +12,7 @@ from rewrite_engine import loads
 from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching.candidates import OperatorIndex, hits
 from rewrite_engine.matching.matcher import candidates
-from rewrite_engine.matching.worklist import Worklist
+from rewrite_engine.matching.worklist import Change, Worklist
 from rewrite_engine.ruleset import RuleSet
 from tests.matching.test_matchers import fast, random_graph, slow
 
@@ -75,7 +75,7 @@ def test_what_a_change_lets_match_is_visited_again(seed: int) -> None:
         new, old = sorted(choose.sample(values, 2))
         moved = {new: list(old.users)}
         old.replace_all_uses_with(new)
-        worklist.changed((), moved)
+        worklist.add(Change((), moved))
         again = dict(worklist)
         assert list(again) == sorted(again)
         for node, numbers in hits(nets, facts).items():

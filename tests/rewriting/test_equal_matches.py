@@ -15,7 +15,7 @@ from benches import models
 from rewrite_engine import engine, load, loads
 from rewrite_engine.rewriting import driver, equal_matches, recipes
 from rewrite_engine.rewriting.equal_matches import EqualMatches, Subject
-from rewrite_engine.rewriting.outlines import Unrepeatable
+from rewrite_engine.rewriting.reaches import Unrepeatable
 from rewrite_engine.rewriting.values import ValueTypes
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import type_of
@@ -33,7 +33,15 @@ def repeated(monkeypatch: pytest.MonkeyPatch) -> list[object]:
                 found.append(built)
             return built
 
+    def counted(self: driver.Driver, place: Any) -> Any:
+        change = repeat(self, place)
+        if change is not None:
+            found.append(change)
+        return change
+
+    repeat = driver.Driver._repeat
     monkeypatch.setattr(driver, "EqualMatches", Counting)
+    monkeypatch.setattr(driver.Driver, "_repeat", counted)
     return found
 
 

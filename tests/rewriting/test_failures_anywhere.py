@@ -148,6 +148,7 @@ def test_a_failure_at_any_call_leaves_no_trace(
 ) -> None:
     failed = rewritten = count = 0
     for (make, rules), error in zip(pairs(), itertools.cycle(ERRORS), strict=False):
+        engine.apply(make(), rules)
         rewritten += engine.apply(make(), rules).modified  # caches are full now
         model = make()
         with Failure(None, error) as counted:

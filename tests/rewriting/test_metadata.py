@@ -101,7 +101,7 @@ def test_provenance_names_the_rule_and_the_replaced_node(
     pair: tuple[fx.Node, fx.Node],
 ) -> None:
     _, old = pair
-    (source,) = provenance("fuse", "qat.rules:12", [old])
+    (source,) = provenance("fuse (qat.rules:12)", [old])
     assert source.pass_name == "fuse (qat.rules:12)"
     assert source.name == "old"
     assert source.action == [NodeSourceAction.REPLACE, NodeSourceAction.CREATE]
@@ -109,13 +109,13 @@ def test_provenance_names_the_rule_and_the_replaced_node(
 
 
 def test_provenance_of_nothing_still_names_the_rule() -> None:
-    (source,) = provenance("make", "a.rules:1", [])
+    (source,) = provenance("make (a.rules:1)", [])
     assert source.pass_name == "make (a.rules:1)"
     assert source.action == [NodeSourceAction.CREATE]
 
 
 def test_provenance_survives_copies_and_prints(pair: tuple[fx.Node, fx.Node]) -> None:
-    sources = provenance("fuse", "qat.rules:12", [pair[1]])
+    sources = provenance("fuse (qat.rules:12)", [pair[1]])
     assert copy.deepcopy(sources) == sources
     assert pickle.loads(pickle.dumps(sources)) == sources
     assert "fuse (qat.rules:12)" in repr(sources)
@@ -125,7 +125,7 @@ def test_a_history_of_many_rewrites_stays_short() -> None:
     graph = fx.Graph()
     nodes = [graph.placeholder("a"), graph.placeholder("b")]
     for step in range(100):
-        sources = provenance("again", f"r.rules:{step}", nodes)
+        sources = provenance(f"again (r.rules:{step})", nodes)
         for node in nodes:
             node.meta["from_node"] = list(sources)
     assert size_of(nodes[0].meta["from_node"]) <= 2 * 65
@@ -138,7 +138,7 @@ def size_of(sources: list[NodeSource]) -> int:
 def test_provenance_survives_export_save() -> None:
     program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
     relu = next(n for n in program.graph.nodes if n.op == "call_function")
-    relu.meta["from_node"] = provenance("fuse", "qat.rules:12", [relu])
+    relu.meta["from_node"] = provenance("fuse (qat.rules:12)", [relu])
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
