@@ -1,4 +1,4 @@
-"""Random whole models, exported and rewritten, do what they did before."""
+"""Random whole models, exported, rewritten and unflattened, do what they did before."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def check(seed: int) -> int:
     assert not engine.apply(subject, LIBRARIES["bn_fold"]).modified
     if isinstance(subject, ExportedProgram):
         assert_equivalent(model, saved(subject), (x,), rtol=TOLERANCE)
+        check_unflattened(subject, x)
         subject = subject.module()
     if not is_training:
         check_equalized(subject, model, x, rng.choice(["equalize", "smoothquant"]))
@@ -52,6 +53,15 @@ def saved(program: ExportedProgram) -> ExportedProgram:
     torch.export.save(program, file)
     file.seek(0)
     return torch.export.load(file)
+
+
+def check_unflattened(program: ExportedProgram, x: torch.Tensor) -> None:
+    made = saved(program).module(), torch.export.unflatten(saved(program))
+    found = []
+    for module in made:
+        torch.manual_seed(0)
+        found.append(module(x.clone()))
+    torch.testing.assert_close(*found, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def check_equalized(
