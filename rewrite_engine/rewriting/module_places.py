@@ -8,8 +8,8 @@ BatchNorm, which would then come in two parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 
 from torch import fx
 
@@ -43,6 +43,13 @@ def settle(
         )
         for node in nodes if may_move else ():
             first.prepend(node)
+
+
+def follow_each_other(nodes: Sequence[fx.Node], calls: Sequence[int]) -> bool:
+    """Whether nothing stands between some of the nodes, given by index in graph order,
+    so that new ones in the place of the last need not move.
+    """
+    return all(nodes[a].next is nodes[b] for a, b in pairwise(calls))
 
 
 def _module_of(node: fx.Node) -> str | None:

@@ -166,6 +166,25 @@ def test_new_nodes_do_not_move_past_a_write_of_what_they_read() -> None:
         torch.testing.assert_close(module(ROWS), model(ROWS))
 
 
+class Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(8, dtype=torch.float64))
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        shift = self.shift.sin()
+        return y.neg() + shift
+
+
+def test_equal_matches_are_unflattened() -> None:
+    model = nn.Sequential(*(m for _ in range(4) for m in (First(), Shifted())))
+    program = export(model, ROWS)
+    rule = "rule r { z = neg(relu(x)) => z' = neg(aten.clamp_min.default(x, 0)) }"
+    assert engine.apply(program, loads(rule)).report.matches == 4
+    assert_unflattens(program, ROWS)
+    torch.testing.assert_close(program.module()(ROWS), model(ROWS))
+
+
 class Between(nn.Module):
     def __init__(self) -> None:
         super().__init__()
