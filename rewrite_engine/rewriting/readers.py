@@ -23,6 +23,8 @@ class Readers:
     model: fx.GraphModule
     lifted: Mapping[str, torch.Tensor]
     _known: dict[Hashable, dict[fx.Node, None]] | None = None
+    _made: list[tuple[fx.Node, tuple[Hashable, ...]]] = attrs.field(factory=list)
+    """The nodes of tensors that the model does not hold yet, each with its storages."""
 
     def other(
         self, tensor: torch.Tensor, calls: Container[fx.Node], gone: Container[fx.Node]
@@ -40,6 +42,10 @@ class Readers:
             for node in nodes:
                 self._list(node, self._known)
 
+    def made(self, node: fx.Node, tensor: torch.Tensor) -> None:
+        """Take up a new node that stands for a tensor which the model will hold."""
+        self._made.append((node, tuple(storage_keys(tensor))))
+
     def replaced(self, old: torch.Tensor, new: torch.Tensor) -> None:
         """Note that what read `old` reads `new`."""
         assert self._known is not None, "who reads a tensor is asked before a write"
@@ -54,6 +60,10 @@ class Readers:
                 if isinstance(module, fx.GraphModule):
                     for node in module.graph.nodes:
                         self._list(node, self._known)
+        for node, keys in self._made:
+            for key in keys:
+                self._known.setdefault(key, {})[node] = None
+        self._made.clear()
         known = (self._known.get(key, {}) for key in storage_keys(tensor))
         return list(dict.fromkeys(node for nodes in known for node in nodes))
 

@@ -163,7 +163,9 @@ class ModuleState:
         target = fresh_name(name, self._is_taken)
         transaction.record(self.staged.pop, target, None)
         self.staged[target] = value
-        return transaction.create(before, "get_attr", target, (), {})
+        node = transaction.create(before, "get_attr", target, (), {})
+        self.readers.made(node, value)
+        return node
 
     def _is_taken(self, name: str) -> bool:
         return name in self.staged or attribute(self.facts.module, name) is not UNKNOWN
@@ -265,6 +267,7 @@ class ProgramState:
         self.staged[node.name] = value
         self._names[node.name] = qualified
         self._new_names.add(qualified)
+        self.readers.made(node, value)
         return node
 
     def _forget(self, node_name: str, qualified: str) -> None:

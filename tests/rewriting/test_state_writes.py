@@ -462,6 +462,36 @@ def test_what_a_rule_has_stored_may_be_written(make: Any) -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("own", ["", "own "])
+@pytest.mark.parametrize("make", [fx.symbolic_trace, lambda m: exported_of(m)])
+def test_what_a_rule_has_stored_has_readers(make: Any, own: str) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.full((4,), 0.5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sin(x * self.w)
+
+    rules = loads(
+        f"""
+        rule a once {{
+          z = sin(mul(x, w))  where w is const
+        => param d = w * 1  z' = add(mul(x, d), cos(mul(x, d))) }}
+        rule b {{ y = cos(mul(x, v)) => {own}v <- v * 2  y' = exp(mul(x, v)) }}
+        """
+    )
+    made, x = make(Scaled()), torch.randn(2, 4)
+    refusals = engine.apply(made, rules).report.refusals
+    found = made(x) if isinstance(made, fx.GraphModule) else made.module()(x)
+    if own:
+        assert not refusals
+        torch.testing.assert_close(found, x / 2 + x.exp())
+    else:
+        assert "also reads 'v'" in refusals[0].reason
+        torch.testing.assert_close(found, x / 2 + torch.cos(x / 2))
+
+
 def test_each_link_of_a_chain_is_written_with_what_it_reads() -> None:
     rules = loads("""
     pattern step(v, s, t) = add(mul(v, s), t) | sub(v, t)
