@@ -24,7 +24,7 @@ from rewrite_engine.rewriting.build import Built, build
 from rewrite_engine.rewriting.equal_matches import EqualMatches, Place, Subject
 from rewrite_engine.rewriting.fake_runs import ValueInferenceError
 from rewrite_engine.rewriting.fixups import Moves, describe
-from rewrite_engine.rewriting.module_places import follow_each_other, settle
+from rewrite_engine.rewriting.module_places import settle
 from rewrite_engine.rewriting.removal import Removal
 from rewrite_engine.rewriting.safety import (
     Refused,
@@ -189,12 +189,10 @@ class Driver:
 
     def _repeat(self, place: Place) -> Change | None:
         """Rewrite what is known to be there, if that is plain and nobody looks on."""
-        how, nodes = place.known.plain, place.outline.nodes
+        how = place.known.plain
         if how is None or not self._is_plain:
             return None
-        if self._state.is_exported and not follow_each_other(nodes, how.calls):
-            return None
-        return how.rewrite(nodes, self._known.store, self._removal)
+        return how.rewrite(place.outline.nodes, self._known.store, self._removal)
 
     def _search(
         self, rule: RuleProgram, node: fx.Node, place: Place | None

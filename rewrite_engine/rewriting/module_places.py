@@ -8,8 +8,8 @@ BatchNorm, which would then come in two parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby, pairwise
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import groupby
 
 from torch import fx
 
@@ -28,28 +28,44 @@ def settle(
 
     `effects` says what running each new node does.
     """
-    calls = (node for node in built.created if node.op != "placeholder")
     copied = frozenset(built.copies.values())  # their effects are those of the copies
-    for module, group in groupby(calls, _module_of):
+    for first, nodes in _strays(match.calls, built.created):
+        touched = [*nodes, *(n for node in nodes for n in operands_of(node))]
+        if not (
+            any(effects[node].effectful for node in nodes)
+            or aliases.writes_between(touched, first, nodes[0], copied)
+        ):
+            _move(nodes, first)
+
+
+def settle_pure(calls: Iterable[fx.Node], created: Iterable[fx.Node]) -> None:
+    """Move new nodes to the first matched call of their module, where neither they nor
+    what is in between have an effect. `calls` are the matched ones, in graph order.
+    """
+    for first, nodes in _strays(dict.fromkeys(calls), created):
+        _move(nodes, first)
+
+
+def _strays(
+    calls: Mapping[fx.Node, object], created: Iterable[fx.Node]
+) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+    """New nodes that stand apart from the first call of their module, and that call, if
+    all they read is there before it. They are moved before the next are asked for.
+    """
+    made = (node for node in created if node.op != "placeholder")
+    for module, group in groupby(made, _module_of):
         nodes = list(group)
-        first = next((c for c in match.calls if _module_of(c) == module), None)
-        if module is None or first is None or not _is_apart(first, nodes[0], match):
+        first = next((c for c in calls if _module_of(c) == module), None)
+        if module is None or first is None or not _is_apart(first, nodes[0], calls):
             continue
         read = [n for node in nodes for n in operands_of(node) if n not in nodes]
-        may_move = (
-            not any(effects[node].effectful for node in nodes)
-            and all(operand < first for operand in read)
-            and not aliases.writes_between([*read, *nodes], first, nodes[0], copied)
-        )
-        for node in nodes if may_move else ():
-            first.prepend(node)
+        if all(operand < first for operand in read):
+            yield first, nodes
 
 
-def follow_each_other(nodes: Sequence[fx.Node], calls: Sequence[int]) -> bool:
-    """Whether nothing stands between some of the nodes, given by index in graph order,
-    so that new ones in the place of the last need not move.
-    """
-    return all(nodes[a].next is nodes[b] for a, b in pairwise(calls))
+def _move(nodes: Iterable[fx.Node], first: fx.Node) -> None:
+    for node in nodes:
+        first.prepend(node)
 
 
 def _module_of(node: fx.Node) -> str | None:
@@ -58,9 +74,9 @@ def _module_of(node: fx.Node) -> str | None:
     return next(reversed(stack)) if stack else None
 
 
-def _is_apart(first: fx.Node, new: fx.Node, match: Match) -> bool:
-    """Whether other nodes than those of a match stand between its call and `new`."""
+def _is_apart(first: fx.Node, new: fx.Node, calls: Container[fx.Node]) -> bool:
+    """Whether other nodes than matched calls stand between one of these and `new`."""
     node = new.prev
-    while first < node and node in match.calls:
+    while first < node and node in calls:
         node = node.prev
     return first < node

@@ -25,6 +25,7 @@ from rewrite_engine.rewriting.build import Built
 from rewrite_engine.rewriting.constants import Store
 from rewrite_engine.rewriting.effect import PURE
 from rewrite_engine.rewriting.fixups import heirs_of
+from rewrite_engine.rewriting.module_places import settle_pure
 from rewrite_engine.rewriting.recipes import Operands, Recipe, Step
 from rewrite_engine.rewriting.removal import Removal
 from rewrite_engine.rewriting.safety import Refused, check_result
@@ -59,6 +60,13 @@ class Plain:
     """What takes the place of the anchor."""
     unread: tuple[int, ...]
     """The operands of matched calls that no new node reads."""
+    settles: bool
+    """Whether new nodes are moved to where their module runs."""
+
+    @property
+    def created(self) -> range:
+        """The new nodes."""
+        return range(self.given, self.given + len(self.steps))
 
     @cached_property
     def rewrite(self) -> Rewrite:
@@ -89,6 +97,7 @@ _HELPERS: Final[dict[str, Any]] = {
     "list": list,
     "place_of": metadata.place_of,
     "provenance": metadata.provenance,
+    "settle": settle_pure,
 }
 
 
@@ -162,9 +171,10 @@ class _Writer:
             self._line(f"n{index}.meta['from_node'] = list(history)")
             if index == plain.result:
                 self._line(f"keep_value(n{index}, n0)")
+        if plain.settles and plain.heirs:
+            self._line(f"settle(calls, [{_nodes(plain.created)}])")
 
     def _exchange(self, plain: Plain) -> None:
-        created = range(plain.given, plain.given + len(plain.steps))
         self._line("readers = list(n0.users)")
         self._line(f"transaction.replace_uses(n0, n{plain.result})")
         self._line(f"aliases.unite(n0, n{plain.result})")
@@ -172,7 +182,8 @@ class _Writer:
             self._line(f"transaction.detach(n{index})")
         for index in plain.unread:
             self._line(f"if not n{index}.users: removal.remove_unread(n{index})")
-        self._line(f"return Change([{_nodes(created)}], {{n{plain.result}: readers}})")
+        created = _nodes(plain.created)
+        self._line(f"return Change([{created}], {{n{plain.result}: readers}})")
 
 
 def _nodes(indices: Iterable[int]) -> str:
@@ -215,6 +226,7 @@ def plain(
         tuple([indices[node] for node in built.created if effects[node].aliases]),
         indices[new],
         tuple([i for n, i in indices.items() if n not in read and n not in effects]),
+        store.state.is_exported,
     )
 
 

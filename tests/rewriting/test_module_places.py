@@ -185,6 +185,34 @@ def test_equal_matches_are_unflattened() -> None:
     torch.testing.assert_close(program.module()(ROWS), model(ROWS))
 
 
+class Rectified(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sin().relu()
+
+
+class Negative(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.neg()
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other = Rectified(), Negative()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) + self.other(x)
+
+
+def test_equal_matches_of_several_modules_are_unflattened() -> None:
+    model = nn.Sequential(*(Sum() for _ in range(3)))
+    program = export(model, ROWS)
+    rule = "rule r { y = add(N@relu(a), M@neg(b)) => y' = sub(M(b), neg(N(a))) }"
+    assert engine.apply(program, loads(rule)).report.matches == 3
+    assert_unflattens(program, ROWS)
+    torch.testing.assert_close(program.module()(ROWS), model(ROWS))
+
+
 class Between(nn.Module):
     def __init__(self) -> None:
         super().__init__()

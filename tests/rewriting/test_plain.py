@@ -206,6 +206,43 @@ def test_plain_rewrites(name: str, records: bool, plain: list[object]) -> None:
     plainly.graph.lint()
 
 
+class Scaled(torch.nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x) + y
+
+
+class Layer(torch.nn.Module):
+    """The matched calls of two modules, and a call of a third one between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.between = torch.nn.ReLU(), torch.nn.Hardswish()
+        self.scaled = Scaled()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.relu(x)
+        return self.scaled(inner, self.between(x))
+
+
+def test_new_nodes_stand_where_their_module_runs(plain: list[object]) -> None:
+    model = torch.nn.Sequential(*[Layer() for _ in range(3)])
+    rule = """rule r once {
+      y = add(sigmoid(relu(a)), b)
+    =>
+      t = neg(a)
+      y' = sub(t, b)
+    }"""
+    closely, plainly = (torch.export.export(model, (torch.ones(2),)) for _ in "ab")
+    looked_at_closely(closely, loads(rule))
+    engine.apply(plainly, loads(rule))
+    assert len(plain) == 2
+    assert described(plainly.graph_module) == described(closely.graph_module)
+    stacks = [node.meta.get("nn_module_stack", {}) for node in plainly.graph.nodes]
+    paths = [path for path, _ in [[*stack.values()][-1] for stack in stacks if stack]]
+    parts = ("relu", "between", "scaled")
+    assert paths == [f"{layer}.{part}" for layer in range(3) for part in parts]
+
+
 RULES = """
 rule option { z = mul(relu?(x), sub(y, _) | y) => z' = sub(x, y) }
 rule shared { z = add(A@(relu(x) | neg(x)), mul?(x, y)) => z' = A(x) }
