@@ -168,7 +168,8 @@ class _Writer:
                 self._line(f"fill(n{index}, place_of(calls))")
             else:
                 self._line(f"inherit(n{index}, n{heir})")
-            self._line(f"n{index}.meta['from_node'] = list(history)")
+            own = "history" if index == plain.heirs[-1][0] else "list(history)"
+            self._line(f"n{index}.meta['from_node'] = {own}")
             if index == plain.result:
                 self._line(f"keep_value(n{index}, n0)")
         if plain.settles and plain.heirs:
