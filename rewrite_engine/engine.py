@@ -78,19 +78,24 @@ def __getattr__(name: str) -> Any:
 
 @paused_gc()
 def load(
-    source: str | Path, *, modules: Modules | None = None, hooks: Hooks | None = None
+    source: str | Path,
+    *,
+    modules: Modules | None = None,
+    hooks: Hooks | None = None,
+    cache: bool = True,
 ) -> RuleSet:
     """A rule set from a shipped library (`"qat_fuse"`), from an installed pack
     (`"acme/fusions"`), or from the path of a file.
 
     `modules` and `hooks` grant classes and functions of the caller's to the file, which
-    imports nothing itself.
+    imports nothing itself. With `cache`, a file of many rules that was loaded before by
+    any process is read as far as it is needed, which changes nothing but the time.
 
     Raises: RuleError with every finding; FileNotFoundError.
     """
     from rewrite_engine import loading
 
-    return loading.from_file(source, modules, hooks)
+    return loading.from_file(source, modules, hooks, cache=cache)
 
 
 @paused_gc()

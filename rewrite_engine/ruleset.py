@@ -22,6 +22,7 @@ from rewrite_engine.report import Report
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from rewrite_engine.caching.known_file import KnownFile
     from rewrite_engine.matching.machine import Judge
     from rewrite_engine.matching.program import Program
     from rewrite_engine.rewriting.driver import Limits
@@ -71,12 +72,23 @@ class RuleSet:
     """
 
     name: str
-    file: RuleFile = attrs.field(repr=False)
+    _origin: RuleFile | KnownFile = attrs.field(repr=False)
+    """The rules, or a file with them that is read when it is needed."""
 
     _compiled: dict[frozenset[str], _Compiled] = attrs.field(
         factory=dict, init=False, repr=False
     )
     """By the libraries whose operators were not there yet."""
+    _parts: dict[frozenset[str], RuleSet] = attrs.field(
+        factory=dict, init=False, repr=False
+    )
+    """The rules that the first model needed, by their names."""
+
+    @property
+    def file(self) -> RuleFile:
+        """The checked rules, and the tests beside them."""
+        origin = self._origin
+        return origin if isinstance(origin, RuleFile) else origin.whole
 
     @property
     def rules(self) -> tuple[CompiledRule, ...]:
@@ -192,8 +204,9 @@ class RuleSet:
         from rewrite_engine.rewriting.driver import Limits
         from rewrite_engine.rewriting.run import run
 
-        return run(
-            self._now.programs,
+        rules, known = self._enough_for(model), self._origin
+        result = run(
+            rules._now.programs,
             model,
             recurse=recurse,
             guard=guard,
@@ -201,3 +214,21 @@ class RuleSet:
             watch=watch,
             recompile=recompile,
         )
+        if rules is self or isinstance(known, RuleFile):
+            return result
+        return attrs.evolve(result, report=known.index.completed(result.report))
+
+    def _enough_for(self, model: Model) -> RuleSet:
+        """Some of the rules, or all, that do to a model what all of them do."""
+        known = self._origin
+        names = None if isinstance(known, RuleFile) else known.possible(model)
+        if names is None or isinstance(known, RuleFile):
+            return self
+        for held, rules in list(self._parts.items()):
+            if names <= held:
+                return rules
+        # Models that need other rules than the first one make it worth to have all.
+        part = None if self._parts else known.part(names)
+        if part is None:
+            return self
+        return self._parts.setdefault(names, RuleSet(self.name, part))

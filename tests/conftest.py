@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["REWRITE_ENGINE_CACHE"] = "off"  # the user's folder is the user's
     # In a plain checkout the package is not installed, and no entry point names it.
     if not config.pluginmanager.has_plugin("rewrite_engine"):
         from rewrite_engine import pytest_plugin

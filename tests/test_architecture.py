@@ -32,7 +32,7 @@ LAYERS = (
     ("lowering",),
     ("matching",),
     ("rewriting",),
-    ("explaining", "extracting"),
+    ("explaining", "extracting", "caching"),
     ("ruleset",),
     ("loading", "reporting", "bisecting", "rule_tests"),
     ("verification",),

@@ -51,6 +51,12 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--recurse", action="store_true", help="rewrite subgraphs, such as branches"
     )
+    parser.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="neither read nor keep what was known of the rules",
+    )
     add_trust_pickle(parser)
     parser.set_defaults(run=run)
 
@@ -87,7 +93,7 @@ def _rewrite(
     from rewrite_engine import engine
     from rewrite_engine.model_files import load_program, save_program
 
-    libraries = [engine.load(path) for path in paths]
+    libraries = [engine.load(path, cache=arguments.cache) for path in paths]
     step(f"reading {arguments.model}")
     extra: dict[str, str] = {}
     trust = arguments.trust_pickle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from rich import box
 from rich.console import Console
@@ -12,17 +13,28 @@ from rich.text import Text
 from rewrite_engine.commands import console
 from rewrite_engine.report import RuleReport
 
+_MOST_ROWS: Final = 50
+"""Of which each has its own, whatever it did."""
+
 
 def print_report(rules: Sequence[RuleReport], out: Console) -> None:
-    """A row a rule, what it tried, did and left alone; then every reason."""
+    """A row a rule, what it tried, did and left alone; then every reason.
+
+    Of very many rules, those that were tried nowhere are only counted.
+    """
+    tried = [rule for rule in rules if rule.candidates]
+    shown = rules if len(rules) <= _MOST_ROWS else tried
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("rule", overflow="fold")
     for heading in ("candidates", "matches", "refusals", "ms"):
         table.add_column(heading, justify="right")
-    for rule in rules:
+    for rule in shown:
         table.add_row(*_row(rule), style="" if rule.candidates else "dim")
     out.print()
     console.print_table(table, out)
+    if len(shown) < len(rules):
+        others = console.counted(len(rules) - len(shown), "rule")
+        out.print(f"{others} without a candidate", style="dim")
     out.print()
     for refusal in (refusal for rule in rules for refusal in rule.refusals):
         out.print(Text.assemble(("refused ", "yellow"), str(refusal)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -32,20 +31,13 @@ from rewrite_engine.dsl.scopes import (
     spans_of_names,
 )
 from rewrite_engine.dsl.test_blocks import resolve_test
+from rewrite_engine.dsl.used_files import locate
 from rewrite_engine.dsl.validator import MAX_RULES, validate_rules
 from rewrite_engine.errors import Diagnostic, RuleError
-from rewrite_engine.rule_files import shipped_files
-from rewrite_engine.rule_packs import rule_pack
 from rewrite_engine.source import Source, Span
 
 PRELUDE: Final = "prelude.rules"
 """The shipped file whose operators and patterns every file has in scope."""
-
-# A path of plain names: no root, no drive, no `..`, nothing a shell would expand.
-_USABLE: Final = re.compile(
-    r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,8}[A-Za-z0-9_-]+\.rules"
-)
-_MAX_PATH: Final = 255
 
 _MAX_LEVELS: Final = 100
 
@@ -56,7 +48,7 @@ def load_file(path: str | Path, catalog: Catalog | None = None) -> RuleFile:
     Raises RuleError with every fault of all of them, OSError if the file itself cannot
     be read. `catalog` holds the operators that may be named, by default torch's own.
     """
-    return _raise_or_return(*_load(_read(Path(path)), Path(path), catalog))
+    return right(examine(read_source(path), Path(path), catalog=catalog)).file
 
 
 def load_text(
@@ -66,7 +58,7 @@ def load_text(
 
     Raises RuleError with every fault; `name` is what positions are reported under.
     """
-    return _raise_or_return(*_load(Source(name, text), None, catalog))
+    return right(examine(Source(name, text), None, catalog=catalog)).file
 
 
 def check_file(
@@ -74,17 +66,17 @@ def check_file(
 ) -> tuple[Diagnostic, ...]:
     """Every finding about a file and those it uses, warnings included."""
     try:
-        source = _read(Path(path))
+        source = read_source(path)
     except RuleError as error:
         return error.diagnostics
-    return _with_analysis(*_load(source, Path(path), catalog))
+    return _with_analysis(examine(source, Path(path), catalog=catalog))
 
 
 def check_text(
     text: str, name: str = "<text>", catalog: Catalog | None = None
 ) -> tuple[Diagnostic, ...]:
     """Every finding about a text and the files it uses, warnings included."""
-    return _with_analysis(*_load(Source(name, text), None, catalog))
+    return _with_analysis(examine(Source(name, text), None, catalog=catalog))
 
 
 @attrs.frozen(eq=False)
@@ -115,6 +107,11 @@ class Examination:
     units: Mapping[str, Unit]
     parts: Mapping[str, Part]
 
+    @property
+    def errors(self) -> list[Diagnostic]:
+        """The findings that are no mere warnings."""
+        return [found for found in self.findings if found.is_error]
+
 
 @paused_gc()
 def examine(
@@ -142,25 +139,15 @@ def prelude_scope(catalog: Catalog | None = None) -> Scope:
     return _prelude(catalog or default_catalog())
 
 
-def _raise_or_return(file: RuleFile, found: tuple[Diagnostic, ...]) -> RuleFile:
-    errors = [diagnostic for diagnostic in found if diagnostic.is_error]
-    if errors:
-        raise RuleError(errors)
-    return file
+def right(found: Examination) -> Examination:
+    """What was given. Raises: RuleError, with every fault, if there is one."""
+    if found.errors:
+        raise RuleError(found.errors)
+    return found
 
 
-def _with_analysis(
-    file: RuleFile, found: tuple[Diagnostic, ...]
-) -> tuple[Diagnostic, ...]:
-    is_right = not any(diagnostic.is_error for diagnostic in found)
-    return (*found, *analyse(file)) if is_right else found
-
-
-def _load(
-    source: Source, path: Path | None, catalog: Catalog | None
-) -> tuple[RuleFile, tuple[Diagnostic, ...]]:
-    found = examine(source, path, catalog=catalog)
-    return found.file, found.findings
+def _with_analysis(found: Examination) -> tuple[Diagnostic, ...]:
+    return found.findings if found.errors else (*found.findings, *analyse(found.file))
 
 
 @attrs.define(eq=False)
@@ -242,7 +229,8 @@ class _Session:
     # --- used files ---
 
     def _use(self, use: nodes.Use, unit: Unit) -> None:
-        path = _locate(use, unit)
+        folder = None if unit.path is None else unit.path.parent
+        path = locate(use, unit.scope, folder, self.texts)
         if path is None:
             return
         real = os.path.realpath(path)
@@ -272,7 +260,7 @@ class _Session:
 
     def _source(self, path: Path) -> Source:
         text = self.texts.get(os.path.realpath(path))
-        return _read(path) if text is None else Source(str(path), text)
+        return read_source(path) if text is None else Source(str(path), text)
 
 
 def _fit_items(scope: Scope, parts: Iterable[Part]) -> Iterator[nodes.Item]:
@@ -327,7 +315,7 @@ def _prelude_path() -> str:
 
 @functools.lru_cache(maxsize=4)
 def _prelude(catalog: Catalog) -> Scope:
-    source = _read(Path(_prelude_path()))
+    source = read_source(_prelude_path())
     scope = Scope(attrs.evolve(source, name=PRELUDE), catalog, Findings())
     for item in parse(scope.source).items:
         if isinstance(item, nodes.OpDef | nodes.PatternDef | nodes.FamilyDef):
@@ -340,50 +328,11 @@ def _operators(catalog: Catalog) -> Operators:
     return Operators()
 
 
-def _locate(use: nodes.Use, unit: Unit) -> Path | None:
-    """The file that a `use` names: beside the using file, else a shipped one."""
-    scope = unit.scope
-    if len(use.path) > _MAX_PATH or not _USABLE.fullmatch(use.path):
-        message = "a used file is named by a plain relative path that ends in `.rules`"
-        leads_out = ".." in use.path or use.path.startswith("/")
-        hint = (
-            "it leads out of the folder, which no path may"
-            if leads_out
-            else "names of letters, digits, `_`, `-` and `.`, with `/` between them"
-        )
-        scope.report("E210", message, use.span, hint=hint)
-        return None
-    folders = [unit.path.parent] if unit.path is not None else []
-    for folder in (*folders, rules_directory()):
-        path = folder / use.path
-        if not path.is_file():
-            continue
-        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-            return path
-        message = f"`{use.path}` is a link that leads out of its folder"
-        scope.report("E210", message, use.span)
-        return None
-    return _packed(use, scope)
-
-
-def _packed(use: nodes.Use, scope: Scope) -> Path | None:
-    """The file of an installed pack that a `use` names, `acme/fusions.rules`."""
-    pack, slash, rest = use.path.removesuffix(".rules").partition("/")
-    message = f"there is no file `{use.path}`"
-    shipped = [path.name for path in shipped_files()]
-    hint = scope.did_you_mean(use.path, shipped)
-    if slash:
-        try:
-            return rule_pack(pack).file(rest)
-        except FileNotFoundError as error:
-            hint = str(error)
-    scope.report("E210", message, use.span, hint=hint)
-    return None
-
-
-def _read(path: Path) -> Source:
-    """The text of a file. Raises RuleError if it is too large or no UTF-8."""
-    with path.open("rb") as file:
+def read_source(path: str | Path) -> Source:
+    """The text of a file. Raises RuleError if it is too large or no UTF-8, OSError if
+    it cannot be read.
+    """
+    with Path(path).open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     empty = Source(str(path), "")
     if len(data) > MAX_FILE_BYTES:

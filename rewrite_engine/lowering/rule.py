@@ -71,6 +71,12 @@ class CompiledRule:
         """What is built, made where the rule first matches."""
         return build_replacement(self._creates, self._operators)
 
+    @property
+    def operators_built(self) -> tuple[OperatorPattern, ...]:
+        """What the right side calls."""
+        built = operators_built(self._creates)
+        return tuple(self._operators.pattern(each, builds=True) for each in built)
+
     @cached_property
     def lists(self) -> tuple[str, ...]:
         """The names that stand for a list, one item for each link of a chain."""

@@ -100,15 +100,24 @@ def test_bench_fold_prints_a_row_a_model(capsys):
 
 def test_bench_compile_prints_a_row_a_rule_set(capsys):
     bench_compile.main(["--tiny"])
-    header, *rows = capsys.readouterr().out.strip().splitlines()
+    header, *rows, second, known = capsys.readouterr().out.strip().splitlines()
     assert header.split()[:3] == ["rules", "number", "import"]
     assert [row.split()[:2] for row in rows] == [["qat_fuse", "2"], ["2", "generated"]]
+    assert second.split()[:3] == ["known", "rules", "cold"]
+    assert known.split()[0] == "100"
 
 
 def test_generated_rules_are_all_different():
     rules = loads(bench_compile.generated(300))
     assert len(rules) == 300  # equal ones would have been refused
     assert all(rule.doc for rule in rules)
+
+
+def test_rules_of_several_files_are_all_different(tmp_path):
+    rules = load(bench_compile.write_library(tmp_path, 1010), cache=False)
+    assert len(rules) == 1010
+    innermost = {rule.source_text.split("(x)")[0].split("(")[-1] for rule in rules}
+    assert innermost == {"sin", "cos"}
 
 
 def test_bench_equalize_sums_up_each_way_to_quantize(capsys):
