@@ -155,7 +155,7 @@ class Driver:
                 continue
             change = self._try(rule, node)
             if change is not None:
-                if rule.rule.once:
+                if rule.rule.once and node not in self.transaction.detached:
                     self._fired.add((id(rule), node))
                 return change
         return None

@@ -153,11 +153,12 @@ _Table = dict[Hashable, Known]
 _NOTHING: Final[Mapping[Any, Any]] = {}
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Memory:
     """What is known of equal matches, by their rules, reaches and keys."""
 
     _tables: dict[CompiledRule, dict[Reach | None, _Table]] = attrs.field(factory=dict)
+    _size: int = 0
 
     def tables_of(self, rule: CompiledRule) -> Mapping[Reach | None, _Table]:
         """What is known by how far searches looked; None, if not only that mattered."""
@@ -176,7 +177,8 @@ class _Memory:
         return tables.setdefault(reach, {})
 
     def add(self, rule: CompiledRule, outline: Outline, known: Known) -> None:
-        table = self.table(rule, outline.reach)
-        if len(table) >= _MOST_KNOWN:
-            table.clear()
-        table[outline.key] = known
+        if self._size >= _MOST_KNOWN:
+            self._tables.clear()
+            self._size = 0
+        self.table(rule, outline.reach)[outline.key] = known
+        self._size += 1
