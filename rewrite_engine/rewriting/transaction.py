@@ -99,21 +99,24 @@ class Transaction:
         """Take a node without users out of the data flow; it goes at `commit`."""
         assert not node.users, f"{node} is still read"
         self._remember_users(edit.operands_of(node))
-        self.journal.append((_reattach, self.detached, node, *edit.arguments_of(node)))
+        args, kwargs = edit.arguments_of(node)
+        self.journal.append((_reattach, self.detached, node, args, kwargs))
         edit.disconnect(node)
         self.detached[node] = None
 
     def _replace_input(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
         self._remember_users(edit.operands_of(user))
-        self.journal.append((edit.set_arguments, user, *edit.arguments_of(user)))
+        args, kwargs = edit.arguments_of(user)
+        self.journal.append((edit.set_arguments, user, args, kwargs))
         edit.replace_input(user, old, new)
 
     def _remember_users(self, operands: Iterable[fx.Node]) -> None:
         """New arguments put a reader last among the users of all its operands."""
+        known = self._user_order
         for operand in operands:
             # The only reader is the last one wherever it is put.
-            if len(operand.users) > 1 and operand not in self._user_order:
-                self._user_order[operand] = tuple(operand.users)
+            if len(operand.users) > 1 and operand not in known:
+                known[operand] = tuple(operand.users)
 
     def _exchange_output(self, output: fx.Node, old: fx.Node, new: fx.Node) -> None:
         if self._output is None:
