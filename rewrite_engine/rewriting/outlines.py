@@ -89,7 +89,8 @@ class Outliner:
         """What is asked of a node, beside its identity."""
         held = None if node.op in CALLS else self.facts.constant(node)
         if _RECORDS.isdisjoint(node.meta):
-            return None if held is None else type_of(held)
+            # Not every constant has a type, and what has none may be no constant.
+            return None if held is None else (type_of(held),)
         identity = self.types.identity_of(node) or type_of(held)
         trains = getattr(node.meta.get("tensor_meta"), "requires_grad", None)
         return identity, trains, held is not None

@@ -236,6 +236,19 @@ def test_constants_of_another_kind_are_not_computed_alike(
     assert found == [torch.float32, torch.float64, torch.float64]
 
 
+def test_a_constant_without_a_type_is_no_input(repeated: list[object]) -> None:
+    root, graph = torch.nn.Module(), fx.Graph()
+    root.register_buffer("c", torch.nested.nested_tensor([torch.ones(2)]))
+    operands = graph.get_attr("c"), graph.placeholder("x")
+    graph.output(
+        [graph.call_function(torch.ops.aten.neg.default, (n,)) for n in operands]
+    )
+    gm = fx.GraphModule(root, graph)
+    rules = loads("rule r once { y = neg(c) where c is const => y' = relu(c) }")
+    assert engine.apply(gm, rules).report.matches == 1
+    assert not repeated
+
+
 @pytest.mark.parametrize(
     "condition", ['state_name(c) == "c0"', 'sibling_uses(c, "c0") == 1']
 )
