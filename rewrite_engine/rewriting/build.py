@@ -246,8 +246,7 @@ class _Builder:
     def _call(self, pattern: fx.Node) -> fx.Node:
         operator: OperatorPattern = pattern.target
         operands = {k: v for k, v in pattern.kwargs.items() if k != REST_OF}
-        original = pattern.kwargs.get(REST_OF)
-        matched = None if original is None else self.value(original)
+        matched = self._repeated(pattern.kwargs.get(REST_OF))
         # An optional call that was not there has no other arguments.
         source = self.match.calls.get(matched)
         keyed = {**dict(enumerate(pattern.args)), **operands}
@@ -263,6 +262,13 @@ class _Builder:
         spelling = self._spelling(operator, args, kwargs)
         self._check_exportable(spelling)
         return self._create(spelling.op, spelling.target, args, kwargs)
+
+    def _repeated(self, name: fx.Node | None) -> fx.Node | None:
+        """The matched call whose other arguments a new one takes, if it is there."""
+        value = None if name is None else self.value(name)
+        if isinstance(value, CapturedCalls):
+            return value.root if value.calls else None
+        return value
 
     def _exchanged(
         self, call: fx.Node, spelling: Spelling, keyed: Mapping[int | str, Any]
