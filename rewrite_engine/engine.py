@@ -89,7 +89,7 @@ def load(
 
     `modules` and `hooks` grant classes and functions of the caller's to the file, which
     imports nothing itself. With `cache`, a file of many rules that was loaded before by
-    any process is read as far as it is needed, which changes nothing but the time.
+    any process is read as far as it is needed, which changes nothing that it does.
 
     Raises: RuleError with every finding; FileNotFoundError.
     """
