@@ -30,7 +30,6 @@ from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.state_writes import StateWriter, check_apart
 from rewrite_engine.rewriting.transaction import Transaction
-from rewrite_engine.rewriting.values import ValueTypes
 
 
 @attrs.frozen(eq=False)
@@ -63,15 +62,13 @@ class Stored(NamedTuple):
 def build(
     match: Match,
     before: fx.Node,
-    transaction: Transaction,
-    state: State,
-    types: ValueTypes,
+    store: Store,
 ) -> Built:
     """Create the nodes of a match's right side in front of `before`.
 
     Raises: Refused, if a literal, a constant or a type cannot be derived.
     """
-    builder = _Builder(match, before, transaction, state, types)
+    builder = _Builder(match, before, store)
     try:
         return builder.run()
     except Unknown as unknown:
@@ -82,9 +79,7 @@ def build(
 class _Builder:
     match: Match
     before: fx.Node
-    transaction: Transaction
-    state: State
-    types: ValueTypes
+    store: Store
     scope: MatchScope = attrs.field(init=False)
     created: list[fx.Node] = attrs.field(factory=list)
     copies: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
@@ -93,6 +88,14 @@ class _Builder:
     stored: dict[fx.Node, Stored] = attrs.field(factory=dict)
     _built: dict[fx.Node, Any] = attrs.field(factory=dict)
     _reads: dict[fx.Node, fx.Node] = attrs.field(factory=dict)
+
+    @property
+    def transaction(self) -> Transaction:
+        return self.store.transaction
+
+    @property
+    def state(self) -> State:
+        return self.store.state
 
     def __attrs_post_init__(self) -> None:
         self.scope = MatchScope(self.state.facts, dict(self.match.bindings))
@@ -348,7 +351,7 @@ class _Builder:
         name = name_hint(target)
         node = self.transaction.create(self.before, op, target, args, kwargs, name)
         self.created.append(node)
-        self.types.infer(node, like=like)
+        self.store.types.infer(node, like=like)
         return node
 
     def _reemit(self, pattern: fx.Node) -> Any:
@@ -418,8 +421,7 @@ class _Builder:
         is_parameter = pattern.target is markers.param
         label = Label(self.match.rule.name, pattern.meta["names"][0], is_parameter)
         source = self._source(pattern)
-        store = Store(self.transaction, self.state, self.types)
-        node = store.add(self.before, constant, label, source)
+        node = self.store.add(self.before, constant, label, source)
         self.created.append(node)
         self.stored[node] = Stored(constant, label, source)
         self._built[pattern] = node

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
 import attrs
 import torch
 from torch import fx
 
+from rewrite_engine.rewriting.effects import is_inert
 from rewrite_engine.rewriting.folding import Constant, check_finite, check_unhooked
 from rewrite_engine.rewriting.state import State, constant_name
 from rewrite_engine.rewriting.transaction import Transaction
@@ -26,11 +28,17 @@ class Label(NamedTuple):
 
 @attrs.frozen(eq=False)
 class Store:
-    """Where the new constants of one graph go."""
+    """Where the new constants of one graph go.
+
+    A layer that is called twice gives two matches, and one constant for both: what a
+    rule made from the same constants, and is equal, is stored once.
+    """
 
     transaction: Transaction
     state: State
     types: ValueTypes
+    _made: dict[Hashable, fx.Node] = attrs.field(factory=dict, init=False)
+    """The last node of a new constant, by what that was made from."""
 
     def add(
         self, before: fx.Node, constant: Constant, label: Label, source: fx.Node | None
@@ -48,13 +56,36 @@ class Store:
                 check_unhooked(held, str(source))
             trains = held is not None and held.requires_grad and _has_gradients(tensor)
             tensor = torch.nn.Parameter(tensor, requires_grad=trains)
-        if source is None:
-            name = constant_name(label.rule, label.name)
-        else:
-            name = self.state.name_after(source, label.name)
-        node = self.state.add(self.transaction, before, name, tensor)
+        named_after = None if source is None else source.target
+        key = label, named_after, *_origins(constant)
+        node = self._again(before, self._made.get(key), tensor)
+        if node is None:
+            name = self._name(label, source)
+            node = self.state.add(self.transaction, before, name, tensor)
+        self._made[key] = node
         self.types.record_constant(node, tensor)
         return node
+
+    def _again(
+        self, before: fx.Node, made: fx.Node | None, tensor: torch.Tensor
+    ) -> fx.Node | None:
+        """A node for a constant that is there already, if nothing can write it."""
+        if made is None or not all(map(is_inert, made.users)):
+            return None
+        return self.state.again(self.transaction, before, made, tensor)
+
+    def _name(self, label: Label, source: fx.Node | None) -> str:
+        if source is None:
+            return constant_name(label.rule, label.name)
+        return self.state.name_after(source, label.name)
+
+
+def _origins(constant: Constant) -> Iterator[Hashable]:
+    """The names of the constants that one was made from; for what was not read, what
+    equals nothing else.
+    """
+    for each in constant.inputs or (constant,):
+        yield each.origin.target if isinstance(each.origin, fx.Node) else object()
 
 
 def _has_gradients(tensor: torch.Tensor) -> bool:

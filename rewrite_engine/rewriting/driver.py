@@ -276,7 +276,7 @@ class Driver:
         if built is not None:
             self._removal.check_constants(match, built)
             return built
-        built = build(match, before, self.transaction, self._state, self._types)
+        built = build(match, before, self._known.store)
         for old, new in built.replaced.items():
             reason = compatible(old, new)
             if reason is not None:

@@ -135,11 +135,11 @@ class Recipe:
         before: fx.Node,
         store: Store,
     ) -> Built:
-        nodes = list(given)
+        nodes, read = list(given), [given[index] for index in self.folding.read]
         for step in self.steps:
             if isinstance(step, _Storing):
                 source = None if step.source is None else nodes[step.source]
-                constant = _constant(step, constants)
+                constant = _constant(step, constants, read)
                 nodes.append(store.add(before, constant, step.label, source))
             else:
                 nodes.append(step.create(nodes, before, store))
@@ -148,16 +148,19 @@ class Recipe:
             {nodes[old]: nodes[new] for old, new in self.replaced},
             {nodes[new]: nodes[old] for new, old in self.copies},
             {name: nodes[index] for name, index in self.names.items()},
-            tuple([nodes[index] for index in self.folding.read]),
+            tuple(read),
         )
 
 
-def _constant(step: _Storing, constants: list[torch.Tensor]) -> Constant:
-    def read(index: int) -> Constant:
-        return Constant(constants[index], constants[index].dtype)
+def _constant(
+    step: _Storing, constants: list[torch.Tensor], read: list[fx.Node]
+) -> Constant:
+    def found(index: int) -> Constant:
+        origin = read[index] if index < len(read) else None
+        return Constant(constants[index], constants[index].dtype, origin)
 
-    inputs = tuple(map(read, step.inputs))
-    return Constant(constants[step.constant], step.dtype, None, inputs)
+    inputs = tuple(map(found, step.inputs))
+    return attrs.evolve(found(step.constant), dtype=step.dtype, inputs=inputs)
 
 
 def _filled(value: Any, nodes: Sequence[Any]) -> Any:

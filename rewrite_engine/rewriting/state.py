@@ -49,6 +49,15 @@ class State(Protocol):
     ) -> fx.Node:
         """A node that stands for a new constant; stored at `store`."""
 
+    def again(
+        self,
+        transaction: Transaction,
+        before: fx.Node,
+        node: fx.Node,
+        value: torch.Tensor,
+    ) -> fx.Node | None:
+        """A node for an equal constant that was added before, if it is still there."""
+
     def write(
         self, transaction: Transaction, node: fx.Node, value: torch.Tensor
     ) -> None:
@@ -167,6 +176,19 @@ class ModuleState:
         self.readers.made(node, value)
         return node
 
+    def again(
+        self,
+        transaction: Transaction,
+        before: fx.Node,
+        node: fx.Node,
+        value: torch.Tensor,
+    ) -> fx.Node | None:
+        if not _is_equal(self.staged.get(str(node.target)), value):
+            return None
+        found = transaction.create(before, "get_attr", str(node.target), (), {})
+        self.readers.made(found, self.staged[str(node.target)])
+        return found
+
     def _is_taken(self, name: str) -> bool:
         return name in self.staged or attribute(self.facts.module, name) is not UNKNOWN
 
@@ -270,6 +292,18 @@ class ProgramState:
         self.readers.made(node, value)
         return node
 
+    def again(
+        self,
+        transaction: Transaction,
+        before: fx.Node,
+        node: fx.Node,
+        value: torch.Tensor,
+    ) -> fx.Node | None:
+        is_there = node not in transaction.detached
+        return (
+            node if is_there and _is_equal(self.staged.get(node.name), value) else None
+        )
+
     def _forget(self, node_name: str, qualified: str) -> None:
         self.staged.pop(node_name, None)
         self._names.pop(node_name, None)
@@ -333,6 +367,16 @@ class ProgramState:
         specs = self.program.graph_signature.output_specs
         values = self.program.graph.output_node().args[0]
         return [_renamed(s, v) for s, v in zip(specs, values, strict=True)]
+
+
+def _is_equal(held: torch.Tensor | None, other: torch.Tensor) -> bool:
+    """Whether a tensor may stand for another, which nothing writes."""
+    if held is None or type(held) is not type(other):
+        return False
+    kinds = [
+        (t.dtype, t.shape, t.stride(), t.device, t.requires_grad) for t in (held, other)
+    ]
+    return kinds[0] == kinds[1] and torch.equal(held, other)
 
 
 def _renamed(spec: OutputSpec, value: Any) -> OutputSpec:

@@ -112,11 +112,12 @@ def test_inputs_have_names_of_their_own_after_a_refusal() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.w = nn.Parameter(torch.rand(8))
+            self.a, self.a_w = nn.Module(), nn.Parameter(torch.rand(8))
+            self.a.w = nn.Parameter(torch.rand(8))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = x * self.w
-            return y.flatten(0, 2) * self.w * self.w
+            y = x * self.a.w
+            return y.flatten(0, 2) * self.a.w * self.a_w
 
     rule = "z = mul(x, w) where w is const => param h = w / 2"
     rule = f"rule r once {{ {rule} z' = mul(reshape(x, [-1, 8]), h) * 2 }}"
@@ -124,7 +125,7 @@ def test_inputs_have_names_of_their_own_after_a_refusal() -> None:
     expected = program.module()(X)
     report = engine.apply(program, loads(rule)).report
     assert report.matches == 2 and len(report.refusals) == 1
-    assert sorted(program.state_dict) == ["w", "w_h", "w_h_1"]
+    assert sorted(program.state_dict) == ["a.w", "a.w_h", "a_w_h"]
     inputs = program.graph.find_nodes(op="placeholder")
     assert all(node.target == node.name for node in inputs)
     assert_goes_on(program, expected)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any, Final
@@ -144,3 +145,62 @@ def test_storages_are_never_written(count: int, measured: Callable[..., None]) -
         rewritten += result.report.matches > 0
     assert rewritten > count // 10 and shared > count // 2
     measured("R14", graphs=count, with_shared_storage=shared, rewritten=rewritten)
+
+
+class Head(nn.Module):
+    """Layers that are called for each of some levels, with one norm or one for each."""
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(norms))
+
+    def forward(self, *levels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        norms = itertools.cycle(self.norms)
+        return tuple(next(norms)(self.conv(x)) for x in levels)
+
+
+LEVELS: Final = tuple(torch.randn(2, 4, size, size) for size in (7, 5, 6))
+
+
+@pytest.mark.parametrize("exported", [True, False], ids=["program", "module"])
+@pytest.mark.parametrize("norms", [1, 3])
+def test_a_layer_that_is_called_again_has_one_folded_weight(
+    norms: int, exported: bool
+) -> None:
+    """Norms of equal values are others all the same: each may be trained."""
+    model = Head(norms).eval()
+    program = torch.export.export(model, LEVELS)
+    subject = program if exported else program.module()
+    assert engine.apply(subject, load("bn_fold")).report.matches == 3
+    assert_equivalent(model, subject, LEVELS, rtol=1e-5)
+    names = [name.rpartition("_")[0] for name, _ in subject.named_parameters()]
+    assert sum("weight" in name for name in names) == norms
+    if exported:
+        program.validate()
+        made = torch.export.unflatten(program)(*LEVELS)
+        torch.testing.assert_close(made, model(*LEVELS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("exported", [True, False], ids=["program", "module"])
+def test_a_new_constant_that_is_written_is_stored_for_each(exported: bool) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * self.w) * self.w
+
+    rules = loads(
+        """
+        rule counts once {
+          z = mul(x, w)  where w is const
+        => param n = w * 0  z' = x * aten.add_.Tensor(n, 1) }
+        """
+    )
+    x = torch.ones(3)
+    program = torch.export.export(Twice(), (x,))
+    subject = program if exported else program.module()
+    assert engine.apply(subject, rules).report.matches == 2
+    assert len(list(subject.named_parameters())) == 2
