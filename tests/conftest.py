@@ -12,7 +12,10 @@ from hypothesis import settings
 
 # Modules that hold assertions and no tests: under `python -O`, these are run, too.
 pytest.register_assert_rewrite(
-    "tests.dsl.malformed", "tests.integrations.flow", "tests.integrations.isomorphism"
+    "tests.caching.same",
+    "tests.dsl.malformed",
+    "tests.integrations.flow",
+    "tests.integrations.isomorphism",
 )
 
 
