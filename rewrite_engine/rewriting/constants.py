@@ -70,7 +70,10 @@ class Store:
         self, before: fx.Node, made: fx.Node | None, tensor: torch.Tensor
     ) -> fx.Node | None:
         """A node for a constant that is there already, if nothing can write it."""
-        if made is None or not all(map(is_inert, made.users)):
+        # A match that was refused has taken its nodes back.
+        if made is None or made not in self.transaction.created:
+            return None
+        if not all(map(is_inert, made.users)):
             return None
         return self.state.again(self.transaction, before, made, tensor)
 

@@ -204,3 +204,31 @@ def test_a_new_constant_that_is_written_is_stored_for_each(exported: bool) -> No
     subject = program if exported else program.module()
     assert engine.apply(subject, rules).report.matches == 2
     assert len(list(subject.named_parameters())) == 2
+
+
+def test_a_constant_that_was_taken_back_is_not_read_again() -> None:
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return -(x * self.w), abs(x * self.w), -(y * self.w)
+
+    rules = loads(
+        """
+        rule square once {
+          z = neg(mul(x, w))  where w is const
+        => param f = w * 2  z' = mul(f, f) }
+        rule scale once {
+          z = abs(mul(x, w))  where w is const
+        => param f = w * 2  z' = mul(x, f) }
+        """
+    )
+    inputs = torch.ones(2, 3), torch.ones(3)
+    program = torch.export.export(Three(), inputs)
+    report = engine.apply(program, rules).report
+    assert (report.matches, len(report.refusals)) == (2, 1)  # of another shape
+    program.graph.lint()
+    program.validate()
+    assert [each.max().item() for each in program.module()(*inputs)] == [-1, 2, 4]
