@@ -10,6 +10,7 @@ import attrs
 import pytest
 import torch
 from torch import fx
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from rewrite_engine import engine, loads
 from rewrite_engine.rewriting import driver
@@ -25,17 +26,14 @@ aten = torch.ops.aten
 
 @attrs.define
 class Place:
-    """Where calls are added to a graph; every value is of one shape."""
+    """Where calls are added to a graph."""
 
     graph: fx.Graph
     x: fx.Node
     y: fx.Node
-    records: bool
 
     def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         node = self.graph.call_function(target, args, kwargs)
-        if self.records:
-            node.meta["val"] = torch.ones(4, 4)
         node.meta["stack_trace"] = f"line of {node}"
         return node
 
@@ -47,11 +45,12 @@ def places(*builds: Build, records: bool = True) -> fx.GraphModule:
     graph, results = fx.Graph(), []
     for i, build in enumerate(builds):
         x, y = graph.placeholder(f"x{i}"), graph.placeholder(f"y{i}")
-        if records:
-            x.meta["val"], y.meta["val"] = torch.ones(4, 4), torch.ones(4, 4)
-        results.append(build(Place(graph, x, y, records)))
+        results.append(build(Place(graph, x, y)))
     graph.output(tuple(results))
-    return fx.GraphModule(torch.nn.Module(), graph)
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    if records:
+        FakeTensorProp(gm).propagate(*[torch.ones(4, 4)] * 2 * len(builds))
+    return gm
 
 
 def usual(p: Place) -> fx.Node:
