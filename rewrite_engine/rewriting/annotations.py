@@ -37,6 +37,20 @@ _SKIPPED: Final = frozenset(
         "stack_trace",
         "torch_fn",
         "original_aten",
+        # AOT autograd, partitioners and inductor
+        "seq_nr",
+        "desc",
+        "fwd_nn_module_stack",
+        "fwd_source_fn_stack",
+        "autograd_backward",
+        "partitioner_tag",
+        "recompute",
+        "ac_graph_id",
+        "mutation_region_id",
+        "unbacked_bindings",
+        "output_stack_traces",
+        "user_visible_output_idxs",
+        "original_output_strides",
     }
 )
 _ATOMS: Final = frozenset(

@@ -289,6 +289,31 @@ def test_whoever_must_be_told_is_told(looks: str, plain: list[object]) -> None:
     assert (report.matches, plain) == (3, [])
 
 
+class Gates(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(4):
+            x = torch.relu(x) + 1
+        return x
+
+
+def test_decomposed_programs(plain: list[object]) -> None:
+    program = torch.export.export(Gates(), (torch.randn(2, 3),)).run_decompositions()
+    assert any("seq_nr" in node.meta for node in program.graph.nodes)
+    rules = loads("rule r once { y = add(relu(x), $k) => y' = sub(relu(x), -$k) }")
+    assert engine.apply(program, rules).report.matches == 4
+    assert len(plain) == 3
+    program.validate()
+
+
+def test_compiled_graphs(plain: list[object]) -> None:
+    rules = loads("rule r once { y = add(relu(x), $k) => y' = sub(relu(x), -$k) }")
+    x = torch.randn(2, 3, requires_grad=True)
+    with rules.inductor_pass():
+        found = torch.compile(Gates(), backend="inductor")(x)
+    assert len(plain) == 3
+    torch.testing.assert_close(found, Gates()(x))
+
+
 def test_reaches_are_bounded() -> None:
     graph = fx.Graph()
     x = graph.placeholder("x")
