@@ -21,7 +21,7 @@ from torch.fx import graph as fx_graph
 _INTERNALS_KNOWN: Final = torch.__version__.startswith("2.13.")
 _NAMING: Final = fx.Graph()
 if _INTERNALS_KNOWN:
-    # Without what `fx.Node` adds to them, at ten times the cost.
+    # Without what `fx.Node` adds to them.
     _NEW: Final = fx.Node.__new__
     _INITIALIZE: Final = fx.node._NodeBase.__init__
     _SET: Final = fx.node._NodeBase.__setattr__

@@ -5,6 +5,7 @@ Of a large file an index is kept: see `caching`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from rewrite_engine.rule_files import rule_file
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.source import Source
 
+_USE: Final = re.compile(r"^\s*use\b", re.MULTILINE)
 LEAST_RULES: Final = 100
 """Of fewer rules no index is kept: they are loaded in less than 0.1 s."""
 
@@ -36,9 +38,14 @@ def from_file(
     if modules or hooks or not cache:
         return _checked(path.stem, loader.load_file(path, _catalog(modules, hooks)))
     text = loader.read_source(path)
-    entry = entry_path(path, text)
+    entry = entry_path(path, text) if _may_be_large(text.text) else None
     found = _found(path, text, entry)
     return _loaded(path, text, entry) if found is None else found
+
+
+def _may_be_large(text: str) -> bool:
+    """Whether an index may be kept: to look for one takes 2 ms in a new process."""
+    return text.count("rule") >= LEAST_RULES or _USE.search(text) is not None
 
 
 def _found(path: Path, text: Source, entry: Path | None) -> RuleSet | None:

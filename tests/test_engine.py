@@ -16,8 +16,8 @@ from torch.fx.passes.infra.pass_manager import PassManager
 
 from rewrite_engine import RuleError, engine, load, loads
 from rewrite_engine.graph_text import graph_text
+from rewrite_engine.rewriting.module_state import ModuleState
 from rewrite_engine.rewriting.safety import Refused
-from rewrite_engine.rewriting.state import ModuleState
 from rewrite_engine.rewriting.transaction import Transaction
 
 aten = torch.ops.aten

@@ -216,18 +216,21 @@ def plain(
     indices = {node: index for index, node in enumerate([*nodes, *built.created])}
     heirs = heirs_of(built)
     read = {operand for node in built.created for operand in operands_of(node)}
+    calls = list(match.calls)
     return Plain(
-        match.rule.title,
-        len(nodes),
-        tuple([indices[call] for call in match.calls]),
-        tuple(map(metadata.target_name, match.calls)),
-        tuple([(indices[c], _readers(c, match)) for c in match.calls][:-1]),
-        tuple(steps),
-        tuple([(indices[n], indices.get(heirs.get(n))) for n in built.created]),
-        tuple([indices[node] for node in built.created if effects[node].aliases]),
-        indices[new],
-        tuple([i for n, i in indices.items() if n not in read and n not in effects]),
-        store.state.is_exported,
+        title=match.rule.title,
+        given=len(nodes),
+        calls=tuple([indices[call] for call in calls]),
+        targets=tuple(map(metadata.target_name, calls)),
+        readers=tuple([(indices[c], _readers(c, match)) for c in calls[:-1]]),
+        steps=tuple(steps),
+        heirs=tuple([(indices[n], indices.get(heirs.get(n))) for n in built.created]),
+        views=tuple([indices[n] for n in built.created if effects[n].aliases]),
+        result=indices[new],
+        unread=tuple(
+            [i for n, i in indices.items() if n not in read and n not in effects]
+        ),
+        settles=store.state.is_exported,
     )
 
 

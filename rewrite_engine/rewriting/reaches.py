@@ -19,11 +19,10 @@ from torch.fx.immutable_collections import immutable_list
 
 from rewrite_engine.matching.generated import ARGUMENTS, KEYWORDS, function_of
 
-_ATOMS: Final = frozenset(
-    {int, bool, str, NoneType, EllipsisType}
+LITERALS: Final = frozenset(
+    {int, float, bool, str, NoneType, EllipsisType}
     | {torch.dtype, torch.device, torch.layout, torch.memory_format}
 )
-LITERALS: Final = _ATOMS | {float}
 SEQUENCES: Final = frozenset({list, tuple, immutable_list})
 CALLS: Final = ("call_function", "call_method")
 

@@ -27,8 +27,10 @@ from rewrite_engine.rewriting.lazy_code import (
     recompile_now,
     recompile_when_needed,
 )
+from rewrite_engine.rewriting.module_state import ModuleState
+from rewrite_engine.rewriting.program_state import ProgramState
 from rewrite_engine.rewriting.safety import Refused, find_site
-from rewrite_engine.rewriting.state import ModuleState, ProgramState, State
+from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.rewriting.turns import TURN
 

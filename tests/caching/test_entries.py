@@ -415,3 +415,16 @@ def test_old_entries_go(
         os.utime(kept / f"{number}.rule-index", (number, number))
     left = {found.name for found in kept.iterdir()}
     assert left == {"of somebody else", *(f"{n}.rule-index" for n in (2, 3, 4))}
+
+
+def test_a_small_file_is_loaded_without_a_look_for_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "LEAST_RULES", 100)
+    asked: list[object] = []
+    monkeypatch.setattr(loading, "entry_path", lambda *at: asked.append(at))
+    alone, using = tmp_path / "alone.rules", tmp_path / "using.rules"
+    alone.write_text(RELU)
+    using.write_text('use "alone.rules"')
+    assert len(load(alone)) == 1 and not asked
+    assert len(load(using)) == 1 and asked
