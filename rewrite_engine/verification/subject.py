@@ -13,7 +13,7 @@ from torch import fx
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked, nodes
-from rewrite_engine.dsl.walk import walk
+from rewrite_engine.dsl.walk import names_read
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import Condition, compile_expr
 from rewrite_engine.lowering.instances import Instance
@@ -125,9 +125,8 @@ class Subject:
                 for left, right in ((expr.left, expr.right), (expr.right, expr.left)):
                     factor = _cofactor(left, name)
                     if factor is not None and not isinstance(right, nodes.Constant):
-                        names = {n.id for n in walk(right) if isinstance(n, nodes.Name)}
                         sides = compile_expr(right), compile_expr(factor)
-                        yield Equation(*sides, frozenset(names))
+                        yield Equation(*sides, names_read(right))
 
     def domains(self, instance: Instance) -> dict[str, tuple[Any, ...]]:
         """The literals worth trying for each literal input of an instance."""
