@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+import torch._inductor.config
 from torch import fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
@@ -308,7 +309,9 @@ def test_decomposed_programs(plain: list[object]) -> None:
 def test_compiled_graphs(plain: list[object]) -> None:
     rules = loads("rule r once { y = add(relu(x), $k) => y' = sub(relu(x), -$k) }")
     x = torch.randn(2, 3, requires_grad=True)
-    with rules.inductor_pass():
+    # Code that an earlier run compiled would be taken without a look at the graph.
+    fresh = torch._inductor.config.patch(force_disable_caches=True)
+    with fresh, rules.inductor_pass():
         found = torch.compile(Gates(), backend="inductor")(x)
     assert len(plain) == 3
     torch.testing.assert_close(found, Gates()(x))
