@@ -142,6 +142,14 @@ def set_arguments(
         node.args, node.kwargs = args, dict(kwargs)
 
 
+def set_target(node: fx.Node, target: Any) -> None:
+    """Make a node call something else, however far an earlier call of this has come."""
+    node.target = target
+    if not _is_counted(node):
+        # fx takes the node out of its table meanwhile.
+        node.graph._find_nodes_lookup_table.insert(node)
+
+
 def disconnect(node: fx.Node) -> None:
     """Make a node read nothing."""
     if _INTERNALS_KNOWN:

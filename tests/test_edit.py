@@ -94,6 +94,17 @@ def test_set_arguments() -> None:
     assert states[0] == states[1]
 
 
+def test_a_target_is_set_however_far_an_attempt_came() -> None:
+    graph = chain().graph
+    joined, before = graph.output_node().prev, state(graph)
+    graph._find_nodes_lookup_table.remove(joined)
+    edit.set_target(joined, joined.target)
+    assert state(graph) == before
+    edit.set_target(joined, aten.stack.default)
+    edit.set_target(joined, aten.cat.default)
+    assert state(graph) == before
+
+
 def test_insert_again_undoes_an_erasure() -> None:
     graph = chain().graph
     joined = graph.output_node().prev

@@ -31,7 +31,7 @@ class Transaction:
         self.created: dict[fx.Node, None] = {}
         self.journal: list[Entry] = []
         self._user_order: dict[fx.Node, tuple[fx.Node, ...]] = {}
-        self._namespace = _NamespaceState(graph)
+        self._counts = _Counts(graph)
         self._output: OutputReads | None = None
 
     def mark(self) -> int:
@@ -56,7 +56,7 @@ class Transaction:
             undo(*arguments)
             self.journal.pop()
         if mark == 0:
-            self._namespace.restore()
+            self._counts.restore()
             for node, users in self._user_order.items():
                 _reorder(node.users, users)
 
@@ -91,9 +91,8 @@ class Transaction:
 
     def retarget(self, call: fx.Node, target: str) -> None:
         """Make a `call_module` node call another module."""
-        before = call.target
-        self.record(setattr, call, "target", before)
-        call.target = target
+        self.record(edit.set_target, call, call.target)
+        edit.set_target(call, target)
 
     def detach(self, node: fx.Node) -> None:
         """Take a node without users out of the data flow; it goes at `commit`."""
@@ -150,21 +149,27 @@ def _reattach(
     edit.set_arguments(node, args, kwargs)
 
 
-class _NamespaceState:
-    """The names that a graph has given out."""
+class _Counts:
+    """The names that a graph has given out, and how many nodes it has.
+
+    An interrupt may come between an edit and the count of it, where nothing tells
+    whether that node was counted.
+    """
 
     def __init__(self, graph: fx.Graph) -> None:
         namespace = graph._graph_namespace
-        self._namespace = namespace
-        self._saved = {
+        self._graph = graph
+        self._length = len(graph.nodes)
+        self._names = {
             key: value.copy()
             for key, value in vars(namespace).items()
             if isinstance(value, (dict, set))
         }
 
     def restore(self) -> None:
-        for key, value in self._saved.items():
-            current = getattr(self._namespace, key)
+        self._graph._len = self._length
+        for key, value in self._names.items():
+            current = getattr(self._graph._graph_namespace, key)
             current.clear()
             current.update(value)
 

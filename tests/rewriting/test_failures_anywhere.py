@@ -1,4 +1,5 @@
-"""A failure anywhere in a run, at any call of the engine, leaves everything as it was.
+"""A failure anywhere in a run, at any call of the engine, leaves everything as it was;
+so does one between any two lines of what edits graphs.
 
 `pytest -m long tests/rewriting/test_failures_anywhere.py` fails at every call.
 """
@@ -19,11 +20,12 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from rewrite_engine import engine, load, loads, rewriting
+from rewrite_engine import edit, engine, load, loads, rewriting
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.verification.noise import Noise
 from rewrite_engine.verification.planting import Planter
+from tests.rewriting import test_plain
 
 FUSE = load("qat_fuse")
 PLANTED = loads(
@@ -40,18 +42,32 @@ PLANTED = loads(
     """
 )
 BALANCE = load("cross_layer")
+REPEATED = loads(
+    f"""
+    rule sum {{ {test_plain.SUM} }}
+    rule negated {{ {test_plain.NEGATED} }}
+    rule viewed {{ {test_plain.VIEWED} }}
+    """
+)
 ENGINE: Final = str(Path(rewriting.__file__).parent)
 TRACED: Final = (ENGINE, str(Path(fx.__file__).parent / "graph_module.py"))
+EDITING: Final = (str(edit.__file__), "<matching program>")
+"""What edits graphs: the second is generated code."""
 ERRORS: Final = (KeyboardInterrupt, MemoryError, SystemExit)
 
 
 class Failure:
-    """Raises at the n-th call of a function of the engine, in the midst of a run."""
+    """Raises at the n-th call of a function of the engine, in the midst of a run; or,
+    with `lines`, at the n-th line of what edits graphs.
+    """
 
-    def __init__(self, step: int | None, error: type[BaseException]) -> None:
-        self.calls = 0
+    def __init__(
+        self, step: int | None, error: type[BaseException], *, lines: bool = False
+    ) -> None:
+        self.steps = 0
         self._step = step
         self._error = error
+        self._lines = lines
 
     def __enter__(self) -> Failure:
         self._before = sys.gettrace()
@@ -61,14 +77,26 @@ class Failure:
     def __exit__(self, *exception: object) -> None:
         sys.settrace(self._before)
 
-    def _trace(self, frame: FrameType, event: str, argument: object) -> None:
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
         code = frame.f_code
         # Python ignores what is raised while a generator is closed.
         is_generator = code.co_flags & inspect.CO_GENERATOR
-        if is_generator or not code.co_filename.startswith(TRACED):
-            return
-        self.calls += 1
-        if self.calls == self._step:
+        traced = EDITING if self._lines else TRACED
+        if is_generator or not code.co_filename.startswith(traced):
+            return None
+        if self._lines:
+            return self._trace_line
+        self._count()
+        return None
+
+    def _trace_line(self, frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            self._count()
+        return self._trace_line
+
+    def _count(self) -> None:
+        self.steps += 1
+        if self.steps == self._step:
             sys.settrace(self._before)
             raise self._error("injected")
 
@@ -82,6 +110,7 @@ def snapshot(model: fx.GraphModule | ExportedProgram) -> dict[str, Any]:
         "text": graph_text(model),
         "code": gm.code,
         "nodes": [id(node) for node in graph.nodes],
+        "length": len(graph.nodes),
         "args": [(str(n.args), str(n.kwargs)) for n in graph.nodes],
         "users": [[user.name for user in node.users] for node in graph.nodes],
         "meta": [{k: id(v) for k, v in node.meta.items()} for node in graph.nodes],
@@ -128,13 +157,16 @@ def pairs() -> Iterator[tuple[Callable[[], Any], RuleSet]]:
             yield lambda planted=planted: copy.deepcopy(planted.module), PLANTED
 
 
-def fail_at(model: Any, rules: RuleSet, steps: range, error: type) -> int:
+def fail_at(
+    model: Any, rules: RuleSet, steps: range, error: type, *, lines: bool = False
+) -> int:
     """How many failures there were; each must have left the model alone."""
     before, failed = snapshot(model), 0
     for step in steps:
-        with pytest.raises(error, match="injected"), Failure(step, error):
+        failure = Failure(step, error, lines=lines)
+        with pytest.raises(error, match="injected"), failure:
             engine.apply(model, rules)
-        assert snapshot(model) == before, f"failed at call {step}"
+        assert snapshot(model) == before, f"failed at step {step}"
         failed += 1
     return failed
 
@@ -153,9 +185,31 @@ def test_a_failure_at_any_call_leaves_no_trace(
         model = make()
         with Failure(None, error) as counted:
             engine.apply(model, rules)
-        calls = counted.calls
+        calls = counted.steps
         step = 1 if most is None else max(1, calls // most)
         failed += fail_at(make(), rules, range(1, calls + 1, step), error)
         count += 1
     assert count == 50 and rewritten > 25 and failed >= 2_000
     measured("R8", failures=failed, pairs=count, rewritten_otherwise=rewritten)
+
+
+def repeated() -> fx.GraphModule:
+    """A graph of matches that generated code rewrites: they are known from another."""
+    kinds = (
+        test_plain.of_a_computed_value,
+        test_plain.twice,
+        test_plain.seen_otherwise,
+    )
+    return test_plain.places(*kinds)
+
+
+@pytest.mark.figure("R8")
+def test_a_failure_between_two_lines_of_an_edit_leaves_no_trace(
+    measured: Callable[..., None],
+) -> None:
+    engine.apply(repeated(), REPEATED)
+    with Failure(None, KeyboardInterrupt, lines=True) as counted:
+        assert engine.apply(repeated(), REPEATED).report.matches == 4
+    steps = range(1, counted.steps + 1)
+    failed = fail_at(repeated(), REPEATED, steps, KeyboardInterrupt, lines=True)
+    measured("R8", failures_between_lines=failed)
