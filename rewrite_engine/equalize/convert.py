@@ -134,7 +134,7 @@ def _drop_uncalled(module: fx.GraphModule, spared: Container[str]) -> None:
 def _settle(observer: InputEqualizationObserver) -> None:
     """Give the observer the extremes of no values, for which the scale is 1."""
     shape = [1] * -observer.axis
-    infinity = torch.full(shape, torch.inf)
+    infinity = torch.full(shape, torch.inf, device=observer.min_val.device)
     observer.record(infinity, -infinity)
 
 

@@ -6,11 +6,13 @@ import functools
 from collections.abc import Iterator
 
 import attrs
+import torch
 from torch import fx
 
 from rewrite_engine.engine import find, loads
 from rewrite_engine.matching.match import Match
 from rewrite_engine.ruleset import RuleSet
+from rewrite_engine.tensor_types import attribute
 
 # Rules that change nothing: they are only searched for.
 _LAYERS = """
@@ -57,6 +59,12 @@ class Layer:
         """What a user may call it: the module's name, the weight's, the node's."""
         return tuple(dict.fromkeys(_names(self)))
 
+    def device(self, module: fx.GraphModule) -> torch.device | None:
+        """Where its weight lies, None if that is computed."""
+        path = _state_path(self.weight)
+        held = None if path is None else attribute(module, path)
+        return held.device if isinstance(held, torch.Tensor) else None
+
 
 def find_layers(module: fx.GraphModule) -> tuple[Layer, ...]:
     """Every layer of the graph, in graph order."""
@@ -74,16 +82,14 @@ def _names(layer: Layer) -> Iterator[str]:
         yield str(layer.node.target)
     stack = [path for path, _ in layer.node.meta.get("nn_module_stack", {}).values()]
     yield from filter(None, stack[-1:])
-    yield from _state_names(layer.weight)
+    if (path := _state_path(layer.weight)) is not None:
+        owner, _, _ = path.rpartition(".")
+        yield from filter(None, (owner, path))
     yield layer.node.name
 
 
-def _state_names(node: fx.Node) -> Iterator[str]:
-    """The name of the owner of the state that a node reads, perhaps through observers,
-    and its own.
-    """
+def _state_path(node: fx.Node) -> str | None:
+    """What a node reads of the state, perhaps through observers, if it does."""
     while node.op == "call_module" and len(node.all_input_nodes) == 1:
         (node,) = node.all_input_nodes
-    if node.op == "get_attr":
-        owner, _, _ = str(node.target).rpartition(".")
-        yield from filter(None, (owner, str(node.target)))
+    return str(node.target) if node.op == "get_attr" else None

@@ -40,6 +40,7 @@ def prepare(
         place = layer.input, layer.axis
         if place not in watched:
             observer = InputEqualizationObserver(layer.axis, config.alpha)
+            observer.to(layer.device(module))
             watched[place] = _insert(module, layer, observer)
         layer.node.replace_input_with(layer.input, watched[place])
     module.recompile()

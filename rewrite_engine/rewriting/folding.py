@@ -45,7 +45,8 @@ class Constant:
             return rounded
         if like.layout is torch.strided and like.stride() == rounded.stride():
             return rounded
-        return torch.empty_like(like, dtype=self.dtype).copy_(rounded)
+        empty = torch.empty_like(like, dtype=self.dtype, device=rounded.device)
+        return empty.copy_(rounded)
 
 
 class Fold(NamedTuple):

@@ -160,15 +160,18 @@ def _read_by(call: fx.Node, facts: GraphFacts) -> set[Hashable]:
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    both = isinstance(one, Constant) and isinstance(other, Constant)
-    return both and torch.equal(one.exact, other.exact)
+    if not isinstance(one, Constant) or not isinstance(other, Constant):
+        return False
+    one, other = one.exact, other.exact
+    return one.device == other.device and torch.equal(one, other)
 
 
 def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
     """A value as a tensor that can take the place of `old`: its class, dtype, layout,
     and whether it has gradients.
 
-    Raises: Refused, if the shapes differ, a fraction is lost, or it is not finite.
+    Raises: Refused, if the shapes or devices differ, a fraction is lost, or it is not
+        finite.
     """
     if type(old) not in (torch.Tensor, nn.Parameter):
         raise Refused(f"'{name}' is a {type(old).__name__}, which is not written")
@@ -177,6 +180,10 @@ def like(old: torch.Tensor, value: Constant, name: str) -> torch.Tensor:
         raise Refused(
             f"'{name}' has the shape {list(old.shape)}, and would become "
             f"{list(value.exact.shape)}"
+        )
+    if value.exact.device != old.device:
+        raise Refused(
+            f"'{name}' is on {old.device}, and would be on {value.exact.device}"
         )
     if not torch.can_cast(value.exact.dtype, old.dtype):
         raise Refused(f"'{name}' holds {old.dtype}, and would become {value.dtype}")

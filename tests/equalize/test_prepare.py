@@ -110,3 +110,16 @@ def test_a_name_that_is_taken_is_left_alone():
     prepared = prepare(exported(model, torch.randn(5, 6)))
     assert isinstance(prepared.equalization_observer_1, InputEqualizationObserver)
     assert prepared.equalization_observer_0.weight.shape == (4, 6)
+
+
+def test_an_observer_lies_where_its_layer_does():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8).to("meta"))
+    prepared = prepare(torch.fx.symbolic_trace(model))
+    devices = [buffer.device.type for buffer in prepared.buffers()]
+    assert devices == ["cpu"] * 3 + ["meta"] * 3
+
+
+def test_a_computed_weight_lies_nowhere():
+    model = Net(lambda m, x: F.linear(x, m.w * 2), w=param(4, 6))
+    prepared = prepare(exported(model, torch.randn(5, 6)))
+    assert {buffer.device.type for buffer in prepared.buffers()} == {"cpu"}

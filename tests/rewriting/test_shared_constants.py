@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from rewrite_engine import engine, load, loads
 from rewrite_engine.equivalence import assert_equivalent
+from rewrite_engine.rewriting.folding import Constant
 
 aten = torch.ops.aten
 FOLDING: Final = loads(
@@ -232,3 +233,9 @@ def test_a_constant_that_was_taken_back_is_not_read_again() -> None:
     program.graph.lint()
     program.validate()
     assert [each.max().item() for each in program.module()(*inputs)] == [-1, 2, 4]
+
+
+def test_a_constant_takes_the_memory_format_and_not_the_device_of_its_source() -> None:
+    source = torch.empty(4, 3, device="meta").t()
+    rounded = Constant.of(torch.ones(3, 4)).rounded(like=source)
+    assert rounded.device.type == "cpu" and rounded.stride() == source.stride()

@@ -257,6 +257,16 @@ def test_refusals() -> None:
         assert reason in reasons(fx.symbolic_trace(Layer()), rule(write))[0]
 
 
+def test_a_tensor_does_not_move_to_another_device() -> None:
+    gm = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).to("meta")))
+    rule = """
+    rule r once { z = linear(linear(x, w, b?), v, c?) => v <- w  keep z }
+    """
+    (reason,) = reasons(gm, rule)
+    assert reason == "'v' is on meta, and would be on cpu"
+    assert gm.get_parameter("1.weight").is_meta
+
+
 @pytest.mark.parametrize(
     "right",
     [
