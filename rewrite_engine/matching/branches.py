@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import attrs
 
 from rewrite_engine.matching.sketches import Position, Sketch, Test
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class Branch:
     """Where the tests on the way here hold: the rules that ask no more, and what the
     others ask next, by position and kind of test.
@@ -30,14 +31,11 @@ class Branch:
             branch = tests.setdefault(test, Branch())
         branch.rules.append(rule)
 
-    def rules_below(self) -> tuple[int, ...]:
-        """Every rule that some way from here leads to."""
-        found, todo = set[int](), [self]
-        while todo:
-            branch = todo.pop()
-            found.update(branch.rules)
-            todo.extend(b for tests in branch.tests.values() for b in tests.values())
-        return tuple(sorted(found))
+    @cached_property
+    def rules_below(self) -> frozenset[int]:
+        """Every rule that some way from here leads to, once all are inserted."""
+        below = (b.rules_below for tests in self.tests.values() for b in tests.values())
+        return frozenset(self.rules).union(*below)
 
 
 def tree_of(rules: Mapping[int, Iterable[Sketch]]) -> Branch:

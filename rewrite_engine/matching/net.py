@@ -39,7 +39,7 @@ class Net:
 
     @cached_property
     def _select(self) -> Callable[[Iterable[fx.Node], Hits], None]:
-        return self.function.compiled()
+        return self.function.compiled
 
     def select(self, nodes: Iterable[fx.Node], hits: Hits) -> None:
         """Add those of the nodes, calls of the operator, where rules may match."""

@@ -9,7 +9,15 @@ of one shape share theirs, so that a thousand rules need little of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from functools import cached_property
 from typing import Any, Final
 
 import attrs
@@ -56,10 +64,9 @@ def _called_key(call: CallKey) -> Hashable:
 ANY: Final = object()
 """The key under which a table has all rules that it leads to."""
 
-Table = dict[Hashable, Any]
-"""Functions that go on, for each key; or more tables, for as many levels as are asked.
-
-(Recursive: `dict[Hashable, Table | tuple[NetFunction, ...] | tuple[int, ...]]`.)
+_LEVELS: Final = 2
+"""How many more calls are looked up in tables of tables. Each may double them: modules
+of all classes have one key, which leads wherever one of them does.
 """
 
 _HELPERS: Final[Mapping[str, Any]] = {
@@ -72,7 +79,7 @@ _HELPERS: Final[Mapping[str, Any]] = {
 }
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class NetFunction:
     """The source of a function and the constants that it reads.
 
@@ -86,35 +93,47 @@ class NetFunction:
     rules_by_key: Mapping[str, Mapping[Hashable, tuple[int, ...]]]
     functions: Mapping[str, Table]
 
+    @cached_property
     def compiled(self) -> Callable[..., None]:
         """The function, and with it those that it calls."""
-        made = {function: function.compiled() for function in self.called()}
-        tables = {name: _compiled(t, made) for name, t in self.functions.items()}
+        tables = {name: table.compiled() for name, table in self.functions.items()}
         own = {**self.keys, **self.rules, **self.rules_by_key, **tables}
         return function_of(self.text, {**_HELPERS, **own})
 
     def called(self) -> dict[NetFunction, None]:
         """The functions that it calls, in a stable order."""
         tables = self.functions.values()
-        return dict.fromkeys(f for table in tables for f in _functions(table))
+        return dict.fromkeys(f for table in tables for f in table.called())
 
 
-def _functions(table: Table) -> Iterator[NetFunction]:
-    for key, ways in table.items():
-        if isinstance(ways, dict):
-            yield from _functions(ways)
-        elif key is not ANY:
-            yield from ways
+@attrs.frozen(eq=False)
+class Table:
+    """What goes on for each key: functions, or a table of what is asked next.
+
+    The keys of one operator share it, or there would be a table for each way to spell
+    all operators on the way.
+    """
+
+    ways: Mapping[Hashable, Table | tuple[NetFunction, ...]]
+    rules: tuple[int, ...]
+    """All rules that it leads to."""
+
+    def compiled(self) -> dict[Hashable, Any]:
+        """As generated code reads it."""
+        made = {way: _compiled(way) for way in dict.fromkeys(self.ways.values())}
+        found = {key: made[way] for key, way in self.ways.items()}
+        return {**found, ANY: self.rules}
+
+    def called(self) -> Iterator[NetFunction]:
+        """The functions that go on."""
+        for way in dict.fromkeys(self.ways.values()):
+            yield from way.called() if isinstance(way, Table) else way
 
 
-def _compiled(table: Table, made: Mapping[NetFunction, Any]) -> dict[Hashable, Any]:
-    compiled: dict[Hashable, Any] = {}
-    for key, ways in table.items():
-        if isinstance(ways, dict):
-            compiled[key] = _compiled(ways, made)
-        else:
-            compiled[key] = ways if key is ANY else _all_of([made[f] for f in ways])
-    return compiled
+def _compiled(way: Table | tuple[NetFunction, ...]) -> Any:
+    if isinstance(way, Table):
+        return way.compiled()
+    return _all_of([function.compiled for function in way])
 
 
 def _all_of(functions: list[Callable[..., None]]) -> Callable[..., None]:
@@ -263,26 +282,32 @@ class _Emitter:
 
     def _table(
         self,
-        tests: Iterable[tuple[Test, Branch]],
+        tests: Collection[tuple[Test, Branch]],
         levels: int,
         known: tuple[Position, ...],
     ) -> Table:
-        """The ways on by key: functions, or where more levels are asked, tables.
-
-        These have under `ANY` all rules that they lead to.
-        """
-        found: dict[Hashable, list[Branch]] = {}
+        """By a key, and if more levels are asked, by one more for each of them."""
+        branches: dict[Hashable, list[Branch]] = {}
         for test, branch in tests:
             for key in keys_of(test):
-                found.setdefault(key, []).append(branch)
+                branches.setdefault(key, []).append(branch)
+        found = {key: tuple(each) for key, each in branches.items()}
+        ways = {
+            each: self._way(each, levels, known)
+            for each in dict.fromkeys(found.values())
+        }
+        return Table(
+            {key: ways[each] for key, each in found.items()},
+            _rules_below(branch for _, branch in tests),
+        )
+
+    def _way(
+        self, branches: tuple[Branch, ...], levels: int, known: tuple[Position, ...]
+    ) -> Table | tuple[NetFunction, ...]:
         if levels == 0:
-            return {k: tuple(self._function(b, known) for b in found[k]) for k in found}
-        table: dict[Hashable, Any] = {}
-        for key, branches in found.items():
-            below = [test for b in branches for test in _only_tests(b).items()]
-            table[key] = self._table(below, levels - 1, known)
-            table[key][ANY] = _rules_below(branches)
-        return table
+            return tuple(self._function(branch, known) for branch in branches)
+        below = [test for b in branches for test in _only_tests(b).items()]
+        return self._table(below, levels - 1, known)
 
     def _function(self, branch: Branch, known: tuple[Position, ...]) -> NetFunction:
         if branch not in self.made:
@@ -297,7 +322,7 @@ def _asked_by_all(
     with the keys that they look for.
     """
     asked: dict[Position, set[Hashable]] = {}
-    while True:
+    while len(asked) < _LEVELS:
         questions = {question for b in branches for question in b.tests}
         if len(questions) != 1 or not all(b.tests and not b.rules for b in branches):
             return asked
@@ -307,10 +332,11 @@ def _asked_by_all(
         tests = [test for b in branches for test in _only_tests(b).items()]
         asked[position] = {key for test, _ in tests for key in keys_of(test)}
         branches = [branch for _, branch in tests]
+    return asked
 
 
 def _rules_below(branches: Iterable[Branch]) -> tuple[int, ...]:
-    return tuple(sorted({rule for b in branches for rule in b.rules_below()}))
+    return tuple(sorted(frozenset().union(*(b.rules_below for b in branches))))
 
 
 def _only_tests(branch: Branch) -> Mapping[Test, Branch]:

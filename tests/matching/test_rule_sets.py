@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from itertools import product
 
 import pytest
 import torch
@@ -10,8 +12,11 @@ from torch import fx, nn
 
 from rewrite_engine import loads
 from rewrite_engine.graph_facts import GraphFacts
+from rewrite_engine.matching.branches import Branch
 from rewrite_engine.matching.candidates import OperatorIndex, hits
 from rewrite_engine.matching.matcher import candidates
+from rewrite_engine.matching.net_source import NetFunction, Table, keys_of
+from rewrite_engine.matching.sketches import Test
 from rewrite_engine.matching.worklist import Change, Worklist
 from rewrite_engine.ruleset import RuleSet
 from tests.matching.test_matchers import fast, random_graph, slow
@@ -139,3 +144,39 @@ def test_what_a_rule_file_says_is_no_part_of_the_code() -> None:
     )
     (net,) = rules.program.nets.values()
     assert text not in net.function.text
+
+
+def test_a_net_grows_with_its_tests_however_operators_can_be_spelled() -> None:
+    chains = product(["relu", "tanh", "silu"], repeat=4)
+    rules = loads(
+        "\n".join(
+            f"rule r{i} {{ z = neg({a}({b}({c}({d}(x))))) => z' = x }}"
+            for i, (a, b, c, d) in enumerate(chains)
+        )
+    )
+    net = next(iter(rules.program.nets.values()))
+    sought = sum(len(keys_of(test)) for test in _tests(net.tree))
+    assert 0 < sum(len(table.ways) for table in _tables(net.function)) <= sought
+
+
+def _tests(branch: Branch) -> Iterator[Test]:
+    """All tests below a branch, equal ones in several places included."""
+    for tests in branch.tests.values():
+        for test, below in tests.items():
+            yield test
+            yield from _tests(below)
+
+
+def _tables(function: NetFunction) -> dict[Table, None]:
+    """The tables of a function and of those that it calls, each once."""
+    found: dict[Table, None] = {}
+    pending: list[NetFunction | Table] = [function]
+    while pending:
+        match pending.pop():
+            case NetFunction(functions=tables):
+                pending += tables.values()
+            case Table(ways) as table if table not in found:
+                found[table] = None
+                for way in dict.fromkeys(ways.values()):
+                    pending += [way] if isinstance(way, Table) else way
+    return found
