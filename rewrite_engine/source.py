@@ -23,6 +23,13 @@ class Span:
 NOWHERE = Span(0, 0)
 
 
+@attrs.frozen(eq=False)
+class Placed:
+    """What stands somewhere in a source; equality does not ask where."""
+
+    span: Span = attrs.field(default=NOWHERE, eq=False, repr=False, kw_only=True)
+
+
 @attrs.frozen
 class Position:
     """A line and a column, both 1-based."""

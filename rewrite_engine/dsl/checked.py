@@ -17,12 +17,7 @@ import attrs
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.expression_text import print_expr
 from rewrite_engine.signatures import Signature
-from rewrite_engine.source import NOWHERE, Source, Span
-
-
-def _span() -> Span:
-    return attrs.field(default=NOWHERE, eq=False, repr=False, kw_only=True)
-
+from rewrite_engine.source import Placed, Source, Span
 
 # --- operators ---
 
@@ -83,26 +78,22 @@ class Slot:
 
 
 @attrs.frozen
-class Variable:
+class Variable(Placed):
     """A graph value: the same name is the same node everywhere in the rule."""
 
     name: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class LiteralVariable:
+class LiteralVariable(Placed):
     """A Python literal captured under a name (without its dollar sign)."""
 
     name: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Anything:
+class Anything(Placed):
     """`_`: a graph value, a literal or an absent operand."""
-
-    span: Span = _span()
 
 
 @attrs.frozen
@@ -116,7 +107,7 @@ class TorchConstant:
 
 
 @attrs.frozen
-class Literal:
+class Literal(Placed):
     """A literal that must be equal, type included except that 1 and 1.0 are equal.
 
     `value` may be a tuple (a list of literals) or a `TorchConstant`. `1` never equals
@@ -124,36 +115,32 @@ class Literal:
     """
 
     value: Any
-    span: Span = _span()
 
 
 @attrs.frozen
-class Items:
+class Items(Placed):
     """A list operand. At most one item is a `Rest`, which takes the others."""
 
     items: tuple[Term, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class Others:
+class Others(Placed):
     """`*xs` in a list: the remaining items, captured as a list of graph values."""
 
     name: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Operand:
+class Operand(Placed):
     """One argument: its position or parameter name in the canonical signature."""
 
     key: int | str
     value: Term
-    span: Span = _span()
 
 
 @attrs.frozen
-class Apply:
+class Apply(Placed):
     """A call. Parameters not mentioned must be at their default unless `rest`.
 
     `optional`: the node may be absent, then its first operand stands for it.
@@ -163,35 +150,31 @@ class Apply:
     operands: tuple[Operand, ...]
     rest: bool = False
     optional: bool = False
-    span: Span = _span()
 
 
 @attrs.frozen
-class Either:
+class Either(Placed):
     """Alternatives, tried in order with full backtracking."""
 
     options: tuple[Term, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class Maybe:
+class Maybe(Placed):
     """An operand that may be absent (not given, or `None`)."""
 
     value: Term
-    span: Span = _span()
 
 
 @attrs.frozen
-class Reference:
+class Reference(Placed):
     """The node that a binding of this name matches."""
 
     name: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Captured:
+class Captured(Placed):
     """`N@p`. `hole` is where a macro's first parameter stood, for re-emission.
 
     `N(v)` on the right copies every node matched inside `value` down to, and not
@@ -203,18 +186,15 @@ class Captured:
     name: str
     value: Term
     hole: Term | None = None
-    span: Span = _span()
 
 
 @attrs.frozen(eq=False)
-class Hole:
+class Hole(Placed):
     """Where a link of a chain takes the value of the next one."""
-
-    span: Span = _span()
 
 
 @attrs.frozen
-class Chain:
+class Chain(Placed):
     """`f^*(a)`: any number of links above `inner`, at least `least`.
 
     `link` holds `hole` where the next link, or `inner`, stands. Names inside it stand
@@ -225,7 +205,6 @@ class Chain:
     hole: Hole
     inner: Term
     least: int
-    span: Span = _span()
 
 
 Term = (
@@ -246,16 +225,15 @@ Term = (
 
 
 @attrs.frozen
-class Binding:
+class Binding(Placed):
     """`y = conv(…)` of the left side; `name` also names the node matched by `term`."""
 
     name: str
     term: Term
-    span: Span = _span()
 
 
 @attrs.frozen
-class Guard:
+class Guard(Placed):
     """A condition, and why a match is refused when it does not hold.
 
     `expr` is built of `nodes` expressions: comparisons and literal functions over
@@ -268,58 +246,52 @@ class Guard:
     """The guard as written, on one line."""
     reason: str | None = None
     patterns: Mapping[Span, Term] = attrs.field(factory=dict, eq=False)
-    span: Span = _span()
 
 
 # --- the right side ---
 
 
 @attrs.frozen
-class Use:
+class Use(Placed):
     """A value of the left side or an earlier one of the right side.
 
     `y'`, prime included, is the result of an earlier `y' = …`.
     """
 
     name: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Computed:
+class Computed(Placed):
     """A literal: an expression over literals and types of matched values."""
 
     expr: nodes.Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class MakeList:
+class MakeList(Placed):
     """A list operand of the right side; `*xs` appears as `Spread`."""
 
     items: tuple[Value, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class Spread:
+class Spread(Placed):
     """`*xs` in a list of the right side."""
 
     name: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Argument:
+class Argument(Placed):
     """One argument of a new call, keyed as `Operand`."""
 
     key: int | str
     value: Value
-    span: Span = _span()
 
 
 @attrs.frozen
-class Build:
+class Build(Placed):
     """A new call. `rest_of` names the matched node whose other arguments it takes.
 
     With `rest_of` and the operator of that node, the node's own spelling is built.
@@ -328,20 +300,18 @@ class Build:
     operator: Operator | Slot
     arguments: tuple[Argument, ...]
     rest_of: str | None = None
-    span: Span = _span()
 
 
 @attrs.frozen
-class Reemit:
+class Reemit(Placed):
     """`N(v)`: what a capture matched, again, with `arguments` as its operands."""
 
     capture: str
     arguments: tuple[Value, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class Choose:
+class Choose(Placed):
     """`a if b else c`, decided at match time; a bare name in the condition asks
     whether an optional value is present.
     """
@@ -349,22 +319,20 @@ class Choose:
     condition: nodes.Expr
     then: Value
     otherwise: Value
-    span: Span = _span()
 
 
 @attrs.frozen
-class Initial:
+class Initial(Placed):
     """`initial(w)`: the state that `w` was before any write of the phase."""
 
     name: str
-    span: Span = _span()
 
 
 Value = Use | Initial | Computed | MakeList | Spread | Build | Reemit | Choose
 
 
 @attrs.frozen
-class Create:
+class Create(Placed):
     """`name = value` (kind `node`), a constant computed at rewrite time, or a write of
     the state that `name` stands for (`own`: other readers keep the old value).
     """
@@ -374,29 +342,26 @@ class Create:
     value: Value
     replaces: bool = False
     """`name' = value`: the result takes the place of the matched `name`."""
-    span: Span = _span()
 
 
 @attrs.frozen
-class CopyMeta:
+class CopyMeta(Placed):
     """Metadata of `source` (all, or the named keys) copied to each of `names`."""
 
     names: tuple[str, ...]
     source: str
     keys: tuple[str, ...] = ()
-    span: Span = _span()
 
 
 # --- rules ---
 
 
 @attrs.frozen
-class FamilyRow:
+class FamilyRow(Placed):
     """What the parameters of `for (…) in F` stand for in one row."""
 
     operator: Operator
     literals: Mapping[str, Any] = attrs.field(factory=dict)
-    span: Span = _span()
 
 
 @attrs.frozen
@@ -437,7 +402,7 @@ class Rule:
 
 
 @attrs.frozen
-class Test:
+class Test(Placed):
     """A `test` block; its body is checked like a right side."""
 
     title: str
@@ -446,7 +411,6 @@ class Test:
     returns: tuple[Value, ...]
     expect: tuple[nodes.ExpectCount | nodes.ExpectEqual | nodes.ExpectRefusal, ...]
     source: Source = attrs.field(eq=False, repr=False)
-    span: Span = _span()
 
     __test__ = False  # pytest must not collect it
 

@@ -10,41 +10,33 @@ from typing import Literal as OneOf
 
 import attrs
 
-from rewrite_engine.source import NOWHERE, Span
-
-
-def _span() -> Span:
-    return attrs.field(default=NOWHERE, eq=False, repr=False, kw_only=True)
-
+from rewrite_engine.source import NOWHERE, Placed, Span
 
 # --- expressions: patterns, right sides, guards and literal arithmetic share them ---
 
 
 @attrs.frozen
-class Name:
+class Name(Placed):
     """`x`, or a dotted path such as `aten.add.Tensor` or `.relu` (a method).
 
     On the right, `y'` (prime included in `id`) is what the matched `y` became.
     """
 
     id: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class LiteralName:
+class LiteralName(Placed):
     """`$k`; `id` is without the dollar sign."""
 
     id: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Constant:
+class Constant(Placed):
     """A number, a string, `true`, `false` or `none`."""
 
     value: int | float | str | bool | None
-    span: Span = _span()
 
     def __eq__(self, other: object) -> bool:
         # 1, 1.0 and true are equal in Python and different in a rule.
@@ -59,47 +51,41 @@ class Constant:
 
 
 @attrs.frozen
-class Wildcard:
+class Wildcard(Placed):
     """`_`"""
-
-    span: Span = _span()
 
 
 @attrs.frozen
-class Rest:
+class Rest(Placed):
     """`..` or, on the right, `..y`."""
 
     of: str | None = None
-    span: Span = _span()
 
 
 @attrs.frozen
-class Star:
+class Star(Placed):
     """`*xs`"""
 
     id: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class ListExpr:
+class ListExpr(Placed):
     """`[a, b]`"""
 
     items: tuple[Expr, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class Keyword:
+class Keyword(Placed):
     """`eps=$eps` in a call."""
 
     name: str
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Call:
+class Call(Placed):
     """`f(a, b, key=c, ..)`; `f?(a)` is optional; `f^+(a)` and `f^*(a)` are chains."""
 
     callee: Name
@@ -108,32 +94,28 @@ class Call:
     rest: Rest | None = None
     optional: bool = False
     chain: OneOf["", "+", "*"] = ""
-    span: Span = _span()
 
 
 @attrs.frozen
-class Capture:
+class Capture(Placed):
     """`N@p`"""
 
     id: str
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Optional:
+class Optional(Placed):
     """`p?` as an operand."""
 
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Alternatives:
+class Alternatives(Placed):
     """`p | q`; at least two options, none of them `Alternatives` itself."""
 
     options: tuple[Expr, ...]
-    span: Span = _span()
 
 
 InfixOperator = OneOf["+", "-", "*", "/", "//", "%"]
@@ -141,71 +123,64 @@ Comparator = OneOf["==", "!=", "<", "<=", ">", ">="]
 
 
 @attrs.frozen
-class Infix:
+class Infix(Placed):
     """`a + b`: the tensor operator on graph values, arithmetic on literals."""
 
     operator: InfixOperator
     left: Expr
     right: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Negate:
+class Negate(Placed):
     """`-a`; a minus sign before a number is part of the `Constant`."""
 
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Compare:
+class Compare(Placed):
     """`a == b`"""
 
     operator: Comparator
     left: Expr
     right: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class IfElse:
+class IfElse(Placed):
     """`then if condition else otherwise`"""
 
     then: Expr
     condition: Expr
     otherwise: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Not:
+class Not(Placed):
     """`not a`"""
 
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class And:
+class And(Placed):
     """`a and b`"""
 
     left: Expr
     right: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Or:
+class Or(Placed):
     """`a or b`"""
 
     left: Expr
     right: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class TensorType:
+class TensorType(Placed):
     """`f16|bf16[$B, *S]`: no dtypes = any dtype; `shape` None = any shape.
 
     A dimension is a `Constant`, a `LiteralName`, a `Wildcard` or a `Star`.
@@ -213,43 +188,38 @@ class TensorType:
 
     dtypes: tuple[str, ...] = ()
     shape: tuple[Expr, ...] | None = None
-    span: Span = _span()
 
 
 @attrs.frozen
-class HasType:
+class HasType(Placed):
     """`x: f32[$C]`"""
 
     id: str
     type: TensorType
-    span: Span = _span()
 
 
 @attrs.frozen
-class IsConst:
+class IsConst(Placed):
     """`w is const`"""
 
     id: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Matches:
+class Matches(Placed):
     """`v ~ qdq(_)`; `of_readers`: `readers(v) ~ relu(v)`, of each reader of `v`."""
 
     id: str
     pattern: Expr
     of_readers: bool = False
-    span: Span = _span()
 
 
 @attrs.frozen
-class StateRead:
+class StateRead(Placed):
     """`m.attr` on a matched module (dotted names whose head is bound)."""
 
     module: str
     attribute: str
-    span: Span = _span()
 
 
 Expr = (
@@ -282,78 +252,70 @@ Expr = (
 
 
 @attrs.frozen
-class Bind:
+class Bind(Placed):
     """`y = conv(x, w)`: on the left a pattern, on the right a new node."""
 
     name: str
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Where:
+class Where(Placed):
     """`where a, b else "reason"`: a failed guard refuses if it has a reason, else it
     filters.
     """
 
     guards: tuple[Expr, ...]
     reason: str | None = None
-    span: Span = _span()
 
 
 @attrs.frozen
-class Replace:
+class Replace(Placed):
     """`y' = e`: what the matched `y` becomes."""
 
     name: str
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Constructed:
+class Constructed(Placed):
     """`param w = e`, `buffer w = e`, `value w = e`: evaluated at rewrite time."""
 
     kind: OneOf["param", "buffer", "value"]
     name: str
     value: Expr
-    span: Span = _span()
 
 
 @attrs.frozen
-class Assign:
+class Assign(Placed):
     """`w <- e` or `m.attr <- e`; with `own`, other readers keep the old value."""
 
     target: str
     value: Expr
     own: bool = False
-    span: Span = _span()
 
 
 @attrs.frozen
-class Meta:
+class Meta(Placed):
     """`meta a, b <- y {key1, key2}`; no keys = all."""
 
     names: tuple[str, ...]
     source: str
     keys: tuple[str, ...] = ()
-    span: Span = _span()
 
 
 @attrs.frozen
-class Keep:
+class Keep(Placed):
     """`keep n, m`: inner nodes that may have other users."""
 
     names: tuple[str, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class Erase:
+class Erase(Placed):
     """`erase n, m`: matched side-effecting nodes that go."""
 
     names: tuple[str, ...]
-    span: Span = _span()
 
 
 LeftStatement = Bind | Where
@@ -364,25 +326,23 @@ RightStatement = Bind | Replace | Constructed | Assign | Meta | Keep | Erase
 
 
 @attrs.frozen
-class Use:
+class Use(Placed):
     """`use "file.rules" (names)`; no names = all."""
 
     path: str
     names: tuple[str, ...] = ()
-    span: Span = _span()
 
 
 @attrs.frozen
-class UseHooks:
+class UseHooks(Placed):
     """`use pkg.hooks (f, g)`"""
 
     module: str
     names: tuple[str, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class OpDef:
+class OpDef(Placed):
     """`op add = aten.add.Tensor | operator.add commutes(0, 1) when alpha == 1`"""
 
     name: str
@@ -390,50 +350,45 @@ class OpDef:
     commutes: tuple[int, ...] = ()
     when: Expr | None = None
     doc: str = ""
-    span: Span = _span()
 
 
 @attrs.frozen
-class Row:
+class Row(Placed):
     """One row of a family: its operator and its constants, in parameter order."""
 
     values: tuple[Expr, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class FamilyDef:
+class FamilyDef(Placed):
     """`family Conv(op, $axis) = (aten.conv1d, 0) | …`"""
 
     name: str
     parameters: tuple[Name | LiteralName, ...]
     rows: tuple[Row, ...]
     doc: str = ""
-    span: Span = _span()
 
 
 @attrs.frozen
-class PatternDef:
+class PatternDef(Placed):
     """`pattern qdq(v) = …`"""
 
     name: str
     parameters: tuple[Name | LiteralName, ...]
     value: Expr
     doc: str = ""
-    span: Span = _span()
 
 
 @attrs.frozen
-class ForFamily:
+class ForFamily(Placed):
     """`for (conv, $axis) in Conv`"""
 
     parameters: tuple[Name | LiteralName, ...]
     family: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class Precision:
+class Precision(Placed):
     """`exact` (tolerance 0) or `inexact TOL`; None, `inexact` alone, means by dtype.
 
     With `when`, nothing is claimed of matches for which the condition does not hold.
@@ -441,11 +396,10 @@ class Precision:
 
     tolerance: float | None
     when: Expr | None = None
-    span: Span = _span()
 
 
 @attrs.frozen
-class RuleDef:
+class RuleDef(Placed):
     """`rule n for … once benefit 2 inexact 1e-4 { left => right }`"""
 
     name: str
@@ -456,67 +410,60 @@ class RuleDef:
     benefit: int | None = None
     precision: Precision | None = None
     doc: str = ""
-    span: Span = _span()
-    name_span: Span = _span()
+    name_span: Span = attrs.field(default=NOWHERE, eq=False, repr=False, kw_only=True)
 
 
 @attrs.frozen
-class Phase:
+class Phase(Placed):
     """`once {a, c.*}`: names, or a file stem followed by `.*`."""
 
     strategy: OneOf["once", "fixpoint"]
     rules: tuple[str, ...]
-    span: Span = _span()
 
 
 @attrs.frozen
-class PipelineDef:
+class PipelineDef(Placed):
     """`pipeline p { once {a} fixpoint {b} }`"""
 
     name: str
     phases: tuple[Phase, ...]
     doc: str = ""
-    span: Span = _span()
 
 
 @attrs.frozen
-class Given:
+class Given(Placed):
     """`x: f32[2, 8]`; role `param` or `buffer` makes it module state."""
 
     name: str
     type: TensorType
     role: OneOf["input", "param", "buffer"] = "input"
-    span: Span = _span()
 
 
 @attrs.frozen
-class ExpectCount:
+class ExpectCount(Placed):
     """`rule * 2`: so many rewrites of the rule."""
 
     rule: str
     count: int
-    span: Span = _span()
 
 
 @attrs.frozen
-class ExpectEqual:
+class ExpectEqual(Placed):
     """`equal 1e-6` (relative), or `equal` (bit by bit): outputs before and after."""
 
     tolerance: float | None
-    span: Span = _span()
 
 
 @attrs.frozen
-class ExpectRefusal:
+class ExpectRefusal(Placed):
     """`refused rule "text"`: a refusal of the rule whose reason contains the text."""
 
     rule: str
     reason: str
-    span: Span = _span()
 
 
 @attrs.frozen
-class TestDef:
+class TestDef(Placed):
     """`test "…" { given (…) { y = f(x)  return y } expect rule * 1, equal 1e-6 }`"""
 
     title: str
@@ -525,7 +472,6 @@ class TestDef:
     returns: tuple[Expr, ...]
     expect: tuple[ExpectCount | ExpectEqual | ExpectRefusal, ...]
     doc: str = ""
-    span: Span = _span()
 
     __test__ = False  # pytest must not collect it
 
