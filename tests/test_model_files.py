@@ -308,6 +308,7 @@ TEXTS = {
     "name": ("name", f"x={CALL}", "has the name"),
     "operator": ("target", "torch.os.mkdir", "the graph calls"),
     "operator, by dunder": ("target", "torch.ops.aten.__init__", "the graph calls"),
+    "overload, by dunder": ("target", "torch.ops.aten.add.__and__", "the graph calls"),
     "inputs": ("in_spec", '[1, {"default_factory_module": "a"}]', "are described by"),
     "inputs, escaped": ("in_spec", '[1, {"\\u005f_enum__": 1}]', "are described by"),
 }
@@ -323,6 +324,20 @@ def test_text_that_would_become_code_is_refused(tampered, case):
         return json.dumps(with_text(json.loads(data), key, text)).encode()
 
     assert expected in refusal(tampered(change))
+
+
+def test_operators_of_bits_are_loaded(here):
+    class Bits(torch.nn.Module):
+        def forward(self, x, y):
+            x &= y | 3
+            return x ^ (y << 1) >> 2
+
+    x, y = torch.arange(6), torch.arange(6) * 3
+    save_program(torch.export.export(Bits(), (x.clone(), y)), here / "bits.pt2")
+    loaded = load_program(here / "bits.pt2")
+    called = ("__iand__", "__or__", "__xor__", "__lshift__", "__rshift__")
+    assert all(f"aten.{name}." in loaded.graph_module.code for name in called)
+    assert loaded.module()(x.clone(), y).equal(Bits()(x.clone(), y))
 
 
 def with_text(value, key, text):

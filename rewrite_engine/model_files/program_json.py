@@ -10,9 +10,11 @@ from typing import Any
 # Names become parameters and variables of generated code.
 _NAME = re.compile(r"[\w.]*")
 
-# Operators are found by walking attributes: `torch.os.system` would be one.
+# Operators are found by walking attributes: `torch.os.system` would be one. Few of them
+# begin with two underscores: those of `a & b` and its like.
+_NAMESPACED = r"torch\.ops\.(?!__)\w+\.((?!__)\w+|__i?(and|or|xor|[lr]shift)__)"
 _OPERATOR = re.compile(
-    r"torch\.ops(\.(?!__)\w+){2,3}|(_operator|math)\.(?!__)\w+|torch\._?sym_\w+"
+    rf"{_NAMESPACED}(\.(?!__)\w+)?|(_operator|math)\.(?!__)\w+|torch\._?sym_\w+"
 )
 
 # Sizes are evaluated: constructors of sympy and torch have capitals, builtins do not.
