@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Variable
+from rewrite_engine.dsl.left_names import Frame, LeftNames
 from rewrite_engine.dsl.names import parameter_key, words_of
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.resolver import check_duplicates, report_unused
 from rewrite_engine.dsl.scopes import Definition
-from rewrite_engine.dsl.terms import Frame, Left
+from rewrite_engine.dsl.terms import Left
 from rewrite_engine.dsl.walk import names_read
 
 
@@ -40,4 +41,4 @@ def _check_pattern(
     }
     text = scope.source.text[item.span.start : item.span.end]
     frame = Frame(scope, parameters, expanding=(definition,))
-    Left(scope, operators, words_of(text)).term(item.value, frame)
+    Left(scope, operators, LeftNames(words_of(text))).term(item.value, frame)

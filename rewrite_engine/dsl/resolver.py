@@ -19,13 +19,14 @@ from rewrite_engine.dsl.checked import (
 from rewrite_engine.dsl.conditions import check_condition, dimensions_bound
 from rewrite_engine.dsl.environment import Environment
 from rewrite_engine.dsl.expression_text import print_expr
+from rewrite_engine.dsl.left_names import Frame, LeftNames
 from rewrite_engine.dsl.names import words_of
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.presence import Presence, presence
 from rewrite_engine.dsl.right_side import RightSide, resolve_right
 from rewrite_engine.dsl.scopes import Definition, Scope
 from rewrite_engine.dsl.tensors import tensor_names
-from rewrite_engine.dsl.terms import Frame, Left
+from rewrite_engine.dsl.terms import Left
 from rewrite_engine.dsl.values import Right
 from rewrite_engine.dsl.walk import names_read, references, walk
 from rewrite_engine.errors import Note
@@ -46,8 +47,8 @@ def resolve_rule(definition: Definition, operators: Operators) -> Rule | None:
     tensors = tensor_names(left.bindings, left.guards)
     env = Environment(scope, dict(left.names.entries), left.presence, tensors=tensors)
     scope.names[item.span] = env.entries
-    env.slot = left.names.family.slot if left.names.family else None
-    rows = left.names.family.rows if left.names.family else ()
+    env.slot = left.family.slot if left.family else None
+    rows = left.family.rows if left.family else ()
     right = Right(
         operators, env, tuple(row.operator for row in rows), left.names.captured
     )
@@ -84,7 +85,8 @@ def check_duplicates(
 class _Left:
     """What the left side of a rule comes to. `is_clean`: nothing was reported."""
 
-    names: Left
+    names: LeftNames
+    family: FamilyUse | None
     bindings: tuple[Binding, ...]
     roots: tuple[str, ...]
     guards: tuple[Guard, ...]
@@ -99,13 +101,13 @@ class _LeftSide:
     operators: Operators
 
     def resolve(self) -> _Left | None:
-        names = self._names()
+        left = self._left()
         frame = Frame(self.scope)
         binds = [s for s in self.rule.left if isinstance(s, nodes.Bind)]
         for bind in binds:
-            self._declare_statement(names, bind)
+            self._declare_statement(left, bind)
         bindings = tuple(
-            Binding(bind.name, names.term(bind.value, frame), span=bind.span)
+            Binding(bind.name, left.term(bind.value, frame), span=bind.span)
             for bind in binds
         )
         ordered = self._ordered(bindings)
@@ -113,28 +115,30 @@ class _LeftSide:
             return None
         roots = _roots(bindings)
         present = presence(ordered, roots)
-        guards = self._guards(names, present)
+        guards = self._guards(left, present)
         is_clean = not self.scope.findings.any_within(
             self.scope.source, Span(self.rule.span.start, _end_of_left(self.rule))
         )
-        return _Left(names, bindings, roots, guards, present, is_clean)
+        return _Left(
+            left.names, left.family, bindings, roots, guards, present, is_clean
+        )
 
-    def _names(self) -> Left:
-        """The names that the family gives; a wrong family has no rows."""
+    def _left(self) -> Left:
+        """What resolves this left side; a wrong family has no rows."""
         span, use = self.rule.span, self.rule.family
         words = words_of(self.scope.source.text[span.start : span.end])
-        names = Left(self.scope, self.operators, words)
+        left = Left(self.scope, self.operators, LeftNames(words))
         if use is None:
-            return names
+            return left
         check_duplicates(self.scope, use.parameters)
         slot = use.parameters[0].id
         found = self.operators.family_use(self.scope, use)
-        names.family = found or FamilyUse(slot, ())
+        left.family = found or FamilyUse(slot, ())
         literals = (p for p in use.parameters if isinstance(p, nodes.LiteralName))
         for parameter in literals:
-            names.declare(self.scope, parameter.id, "literal", parameter.span)
+            left.names.declare(self.scope, parameter.id, "literal", parameter.span)
         self._check_used(use)
-        return names
+        return left
 
     def _check_used(self, use: nodes.ForFamily) -> None:
         statements = (*self.rule.left, *self.rule.right)
@@ -144,16 +148,16 @@ class _LeftSide:
             if parameter.id not in used and not parameter.id.startswith("_"):
                 report_unused(self.scope, parameter)
 
-    def _declare_statement(self, names: Left, bind: nodes.Bind) -> None:
+    def _declare_statement(self, left: Left, bind: nodes.Bind) -> None:
         span = Span(bind.span.start, bind.span.start + len(bind.name))
-        earlier = names.entries.get(bind.name)
+        earlier = left.names.entries.get(bind.name)
         if earlier is not None and earlier.kind == "call":
             message = f"`{bind.name}` is bound twice"
             self.scope.report("E204", message, span, notes=(earlier.note(),))
-        elif names.family is not None and bind.name == names.family.slot:
+        elif left.family is not None and bind.name == left.family.slot:
             message = f"`{bind.name}` is the operator of the rule's family"
             self.scope.report("E204", message, span)
-        names.declare(self.scope, bind.name, "call", span)
+        left.names.declare(self.scope, bind.name, "call", span)
 
     def _ordered(self, bindings: tuple[Binding, ...]) -> tuple[Binding, ...] | None:
         """Bindings after those that they refer to; None: they form a cycle."""
@@ -174,40 +178,36 @@ class _LeftSide:
 
     # --- guards ---
 
-    def _guards(self, names: Left, present: Presence) -> tuple[Guard, ...]:
+    def _guards(self, left: Left, present: Presence) -> tuple[Guard, ...]:
         wheres = [s for s in self.rule.left if isinstance(s, nodes.Where)]
         for where in wheres:
             for name, span in dimensions_bound(where.guards):
-                names.declare(self.scope, name, "literal", span)
-        env = Environment(self.scope, names.entries, present, is_guard=True)
-        env.slot = names.family.slot if names.family else None
+                left.names.declare(self.scope, name, "literal", span)
+        env = Environment(self.scope, left.names.entries, present, is_guard=True)
+        env.slot = left.family.slot if left.family else None
         claim = self.rule.precision
         if claim is not None and claim.when is not None:
             check_condition(claim.when, env)
         return tuple(
-            self._guard(guard, where, names, env)
+            self._guard(guard, where, left, env)
             for where in wheres
             for guard in where.guards
         )
 
     def _guard(
-        self, expr: nodes.Expr, where: nodes.Where, names: Left, env: Environment
+        self, expr: nodes.Expr, where: nodes.Where, left: Left, env: Environment
     ) -> Guard:
         check_condition(expr, env)
-        patterns = self._patterns(expr, names)
+        patterns = self._patterns(expr, left)
         text = print_expr(expr)
         return Guard(expr, text, where.reason, patterns, span=expr.span)
 
-    def _patterns(self, expr: nodes.Expr, names: Left) -> Mapping[Span, Term]:
+    def _patterns(self, expr: nodes.Expr, left: Left) -> Mapping[Span, Term]:
         found: dict[Span, Term] = {}
-        entries, captured = dict(names.entries), dict(names.captured)
-        for current in walk(expr):
-            if isinstance(current, nodes.Matches):
-                found[current.span] = names.term(current.pattern, Frame(self.scope))
-        # A test binds no names: those that only it mentions stay inside.
-        names.entries.clear()
-        names.entries.update(entries)
-        names.captured = captured
+        with left.names.forgotten():  # a test binds no names
+            for current in walk(expr):
+                if isinstance(current, nodes.Matches):
+                    found[current.span] = left.term(current.pattern, Frame(self.scope))
         return found
 
 
@@ -231,13 +231,12 @@ def _roots(bindings: tuple[Binding, ...]) -> tuple[str, ...]:
 
 
 def _assemble(item: nodes.RuleDef, scope: Scope, left: _Left, right: RightSide) -> Rule:
-    family = left.names.family
     return Rule(
         item.name,
         scope.source,
         item.span,
         item.doc,
-        family,
+        left.family,
         left.bindings,
         left.roots,
         left.guards,

@@ -22,16 +22,15 @@ from rewrite_engine.dsl.checked import (
     Maybe,
     Operand,
     Operator,
-    Others,
     Reference,
     Slot,
     Term,
-    TorchConstant,
     Variable,
 )
 from rewrite_engine.dsl.conditions import report_state_read
-from rewrite_engine.dsl.functions import TORCH_CONSTANTS, Function
-from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind, parameter_key
+from rewrite_engine.dsl.functions import Function
+from rewrite_engine.dsl.left_names import Frame, LeftNames
+from rewrite_engine.dsl.names import Entry, parameter_key
 from rewrite_engine.dsl.operand_kinds import is_literal
 from rewrite_engine.dsl.operands import check_arguments, check_kinds, kind_of, listed
 from rewrite_engine.dsl.operators import Operators
@@ -48,51 +47,17 @@ MAX_DEPTH: Final = 100
 """Levels of a left side after the expansion of patterns."""
 
 
-@attrs.frozen(eq=False)
-class Frame:
-    """Where an expression stands: in a rule, or in the body of a pattern.
-
-    `parameters` gives the terms of a pattern's parameters, literals under `$name`.
-    `site` is the call that is expanded, the place of every term of its expansion.
-    """
-
-    scope: Scope
-    parameters: Mapping[str, Term] = attrs.field(factory=dict)
-    site: Span | None = None
-    expanding: tuple[Definition, ...] = ()
-    locals: dict[str, str] = attrs.field(factory=dict)
-
-    def place(self, span: Span) -> Span:
-        return span if self.site is None else self.site
-
-
 @attrs.define(eq=False)
 class Left:
-    """Resolves the expressions of one left side.
-
-    `entries` are the names of the rule itself, filled as they are met; names local to
-    a pattern become fresh names that are not among the `words` of the rule's text.
-    """
+    """Resolves the expressions of one left side."""
 
     scope: Scope
     operators: Operators
-    words: set[str] = attrs.field(factory=set)
+    names: LeftNames
     family: FamilyUse | None = None
-    entries: dict[str, Entry] = attrs.field(factory=dict)
-    captured: dict[str, Captured] = attrs.field(factory=dict)
     _size: int = 0
     _depth: int = 0
     _was_full: bool = False
-
-    def declare(self, scope: Scope, name: str, kind: NameKind, span: Span) -> None:
-        """Note that a name of the rule is used as `kind`; once one, never another."""
-        earlier = self.entries.setdefault(name, Entry(name, kind, span))
-        if earlier.kind != kind:
-            message = f"{earlier.describe()}, here it is {DESCRIPTIONS[kind]}"
-            hint = f"write `${name}`" if earlier.kind == "literal" else None
-            notes = (earlier.note(),)
-            text = message.format(name)
-            scope.report("E203", text, span, notes=notes, hint=hint)
 
     def term(self, expr: nodes.Expr, frame: Frame) -> Term:
         """The term of an expression; what is wrong is reported and matches anything."""
@@ -130,9 +95,9 @@ class Left:
         span = frame.place(expr.span)
         match expr:
             case nodes.Name():
-                return self._name(expr, frame)
-            case nodes.LiteralName(id):
-                return self._literal_name(id, expr.span, frame)
+                return self.names.value(expr, frame)
+            case nodes.LiteralName():
+                return self.names.literal(expr, frame)
             case nodes.Constant(value):
                 return Literal(value, span=span)
             case nodes.Wildcard():
@@ -166,54 +131,11 @@ class Left:
         """Take the names of a wrong form as bound: they are not wrong as well."""
         for part in walk(expr):
             if isinstance(part, nodes.LiteralName):
-                self._literal_name(part.id, part.span, frame)
-            elif isinstance(part, nodes.Name) and self._is_free(part, frame):
-                self._name(part, frame)
+                self.names.literal(part, frame)
+            elif isinstance(part, nodes.Name) and _is_free(part, frame):
+                self.names.value(part, frame)
             elif isinstance(part, nodes.HasType | nodes.Matches | nodes.IsConst):
-                self._name(nodes.Name(part.id, span=part.span), frame)
-
-    def _is_free(self, name: nodes.Name, frame: Frame) -> bool:
-        return "." not in name.id and frame.scope.find(name.id) is None
-
-    # --- names and lists ---
-
-    def _name(self, expr: nodes.Name, frame: Frame) -> Term:
-        name, span = expr.id, frame.place(expr.span)
-        if name in frame.parameters:
-            return frame.parameters[name]
-        if name in TORCH_CONSTANTS:
-            return Literal(TorchConstant(name), span=span)
-        if "." in name or "'" in name:
-            message = f"`{name}` names nothing that a pattern can match"
-            frame.scope.report("E202", message, expr.span)
-            return Anything(span=span)
-        if frame.expanding:
-            return Variable(self._local(name, frame), span=span)
-        entry = self.entries.get(name)
-        if entry is not None and entry.kind == "call":
-            return Reference(name, span=span)
-        self.declare(frame.scope, name, "variable", expr.span)
-        return Variable(name, span=span)
-
-    def _literal_name(self, name: str, span: Span, frame: Frame) -> Term:
-        if f"${name}" in frame.parameters:
-            return frame.parameters[f"${name}"]
-        if frame.expanding:
-            local = self._local(f"${name}", frame)
-            return LiteralVariable(local, span=frame.place(span))
-        self.declare(frame.scope, name, "literal", span)
-        return LiteralVariable(name, span=span)
-
-    def _local(self, name: str, frame: Frame) -> str:
-        """A name of its own for a name inside a pattern, for this expansion."""
-        if name not in frame.locals:
-            stem = f"{frame.expanding[-1].name}_{name.lstrip('$')}"
-            count = 1
-            while f"{stem}_{count}" in self.words:
-                count += 1
-            frame.locals[name] = f"{stem}_{count}"
-            self.words.add(frame.locals[name])
-        return frame.locals[name]
+                self.names.value(nodes.Name(part.id, span=part.span), frame)
 
     def _list(self, expr: nodes.ListExpr, frame: Frame) -> Term:
         span = frame.place(expr.span)
@@ -221,19 +143,16 @@ class Left:
         if len(stars) > 1:
             message = "a list has at most one `*name`"
             frame.scope.report("E407", message, stars[1].span)
-        items = tuple(self._item(item, frame) for item in expr.items)
+        items = tuple(
+            self.names.others(item, frame)
+            if isinstance(item, nodes.Star)
+            else self.term(item, frame)
+            for item in expr.items
+        )
         values = tuple(item.value for item in items if isinstance(item, Literal))
         if len(values) == len(items):
             return Literal(values, span=span)
         return Items(items, span=span)
-
-    def _item(self, item: nodes.Expr, frame: Frame) -> Term:
-        if not isinstance(item, nodes.Star):
-            return self.term(item, frame)
-        if frame.expanding:
-            return Others(self._local(item.id, frame), span=frame.place(item.span))
-        self.declare(frame.scope, item.id, "list", item.span)
-        return Others(item.id, span=item.span)
 
     # --- calls ---
 
@@ -290,17 +209,16 @@ class Left:
         first = nodes.Name(_HOLE, span=call.args[0].span)
         one = attrs.evolve(call, args=(first, *call.args[1:]), chain="")
         inside = attrs.evolve(frame, parameters={**frame.parameters, _HOLE: hole})
-        known, captures = dict(self.entries), set(self.captured)
+        known = dict(self.names.entries)
         link = self.term(one, inside)
         for term in terms_in(link):
-            self._check_link(term, known, captures, frame)
-        for name in self.entries.keys() - known.keys():
-            self.entries[name] = attrs.evolve(self.entries[name], kind="each")
+            self._check_link(term, known, frame)
+        entries = self.names.entries
+        for name in entries.keys() - known.keys():
+            entries[name] = attrs.evolve(entries[name], kind="each")
         return Chain(link, hole, inner, 1 if call.chain == "+" else 0, span=span)
 
-    def _check_link(
-        self, term: Term, known: Mapping[str, Entry], captures: set[str], frame: Frame
-    ) -> None:
+    def _check_link(self, term: Term, known: Mapping[str, Entry], frame: Frame) -> None:
         """Report what cannot be repeated from link to link."""
         if isinstance(term, Captured | Maybe | Chain | Reference):
             message = "a link of a chain holds calls and names only"
@@ -375,7 +293,9 @@ class Left:
             term, hole = self._expand(pattern, value, frame)
             if value.optional and hole is not None:
                 # What is not there is not captured: the name is absent, too.
-                return _either((self._captured(expr, term, hole, frame), hole), span)
+                return _either(
+                    (self.names.capture(expr, term, hole, frame), hole), span
+                )
         else:
             term = self.term(value, frame)
             hole = term.inner if isinstance(term, Chain) else None
@@ -388,7 +308,7 @@ class Left:
             frame.scope.report("E403", message, expr.span, hint=hint)
         if isinstance(value, nodes.Alternatives):
             self._check_alternatives(value, frame)
-        return self._captured(expr, term, hole, frame)
+        return self.names.capture(expr, term, hole, frame)
 
     def _check_alternatives(self, expr: nodes.Alternatives, frame: Frame) -> None:
         """Report what is more than one call: `N(v)` builds that one again."""
@@ -400,30 +320,12 @@ class Left:
                 hint = "`pattern p(v) = … | …` may hold any, for `N@p(x)`"
                 frame.scope.report("E403", message, option.span, hint=hint)
 
-    def _captured(
-        self, expr: nodes.Capture, term: Term, hole: Term | None, frame: Frame
-    ) -> Captured:
-        span = frame.place(expr.span)
-        if frame.expanding:
-            return Captured(self._local(expr.id, frame), term, hole, span=span)
-        return self._declare_capture(Captured(expr.id, term, hole, span=span), frame)
-
     def _pattern(self, expr: nodes.Expr, frame: Frame) -> Definition | None:
         """The pattern that an expression calls, if it calls one."""
         if not isinstance(expr, nodes.Call) or expr.chain:
             return None
         target = self._target(expr.callee, frame)
         return target if isinstance(target, Definition) else None
-
-    def _declare_capture(self, captured: Captured, frame: Frame) -> Captured:
-        earlier = self.entries.get(captured.name)
-        if captured.name in self.captured and earlier is not None:
-            message = f"`{captured.name}` already names a capture"
-            notes = (earlier.note(),)
-            frame.scope.report("E204", message, captured.span, notes=notes)
-        self.declare(frame.scope, captured.name, "capture", captured.span)
-        self.captured.setdefault(captured.name, captured)
-        return captured
 
     def _expand(
         self, definition: Definition, call: nodes.Call, frame: Frame
@@ -460,6 +362,10 @@ _FORMS: Final[Mapping[type, str]] = {
     nodes.IsConst: "a condition",
     nodes.Matches: "a condition",
 }
+
+
+def _is_free(name: nodes.Name, frame: Frame) -> bool:
+    return "." not in name.id and frame.scope.find(name.id) is None
 
 
 def _either(options: tuple[Term, ...], span: Span) -> Either:
