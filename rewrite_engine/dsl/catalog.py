@@ -43,6 +43,7 @@ _PREFERENCE: Final = (
     *("torch", "F", "operator", "nn", "nni", "ao", ""),
 )
 _LONGEST_SUGGESTED: Final = 64
+_MOST_SUGGESTED: Final = 3
 
 # An out variant writes a keyword-only argument: `*, Tensor(a!) out`.
 _OUT_VARIANT: Final = re.compile(r"\*, .*!.*\) -> ")
@@ -81,12 +82,12 @@ class Catalog:
         """Every full path, the extra ones last."""
         return (*_index().schemas, *self._extra)
 
-    def suggest(self, path: str, limit: int = 3) -> tuple[str, ...]:
+    def suggest(self, path: str) -> tuple[str, ...]:
         """Known paths that `path` may have been meant to be, the likeliest first."""
         if len(path) > _LONGEST_SUGGESTED:
             return ()
-        granted = difflib.get_close_matches(path, self._extra, limit)
-        return tuple(dict.fromkeys((*granted, *_suggest(path))))[:limit]
+        granted = difflib.get_close_matches(path, self._extra)
+        return tuple(dict.fromkeys((*granted, *_suggest(path))))[:_MOST_SUGGESTED]
 
 
 class AssumingCatalog(Catalog):

@@ -371,6 +371,11 @@ class FamilyUse:
     slot: str
     rows: tuple[FamilyRow, ...]
 
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """What the slot stands for, row by row."""
+        return tuple(row.operator for row in self.rows)
+
 
 @attrs.frozen
 class Rule:
@@ -383,6 +388,7 @@ class Rule:
     name: str
     source: Source = attrs.field(eq=False, repr=False)
     span: Span = attrs.field(eq=False, repr=False)
+    name_span: Span = attrs.field(eq=False, repr=False)
     doc: str
     family: FamilyUse | None
     bindings: tuple[Binding, ...]
@@ -399,6 +405,12 @@ class Rule:
     """0.0 for `exact`; None: by dtype."""
     when: nodes.Expr | None = None
     """What must hold of a match for which this is claimed."""
+
+    def operators(self, called: Operator | Slot) -> tuple[Operator, ...]:
+        """The operators that a callee stands for, one for each row of a family."""
+        if isinstance(called, Operator):
+            return (called,)
+        return self.family.operators if self.family else ()
 
 
 @attrs.frozen

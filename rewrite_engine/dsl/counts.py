@@ -73,9 +73,7 @@ def balances(rules: Sequence[Rule]) -> Iterator[Balance]:
 
 
 def _rows(rule: Rule) -> Sequence[Operator | None]:
-    if rule.family is None:
-        return (None,)
-    return tuple(row.operator for row in rule.family.rows)
+    return (None,) if rule.family is None else rule.family.operators
 
 
 def _told_apart(rules: Sequence[Rule]) -> _Told:

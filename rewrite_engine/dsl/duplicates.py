@@ -22,7 +22,6 @@ from rewrite_engine.dsl.checked import (
     Term,
     Variable,
 )
-from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.errors import Diagnostic, Note
 
@@ -90,10 +89,8 @@ def _shadowed(group: list[_Fingerprint]) -> Iterator[Diagnostic]:
             if equal
             else f"`{rule.name}` never fires: `{other.name}` precedes it and asks less"
         )
-        there = span_of_name(other.source, other.span, other.name)
-        notes = (Note(f"`{other.name}` is defined here", there, other.source),)
-        here = span_of_name(rule.source, rule.span, rule.name)
-        yield Diagnostic(code, message, here, rule.source, notes)
+        note = Note(f"`{other.name}` is defined here", other.name_span, other.source)
+        yield Diagnostic(code, message, rule.name_span, rule.source, (note,))
 
 
 _COMPARED = 64

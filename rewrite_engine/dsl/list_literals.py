@@ -55,9 +55,8 @@ def _comparisons(
 
 def _list_places(rule: Rule) -> Iterator[tuple[str, _Place]]:
     """The names that stand for lists, each with one of the places that say so."""
-    operators = _operators(rule)
     for key, variable, called in _literal_operands(rule):
-        for operator in operators if isinstance(called, Slot) else (called,):
+        for operator in rule.operators(called):
             place = _list_place(operator, key)
             if place is not None:
                 yield variable.name, place
@@ -91,10 +90,6 @@ def _literal_operands(
                 for operand in term.operands:
                     if isinstance(operand.value, LiteralVariable):
                         yield operand.key, operand.value, term.operator
-
-
-def _operators(rule: Rule) -> tuple[Operator, ...]:
-    return tuple(row.operator for row in rule.family.rows) if rule.family else ()
 
 
 def _list_place(operator: Operator, key: int | str) -> _Place | None:

@@ -134,9 +134,9 @@ def examine(
     return Examination(unit, file, found, session.units, session.parts)
 
 
-def prelude_scope(catalog: Catalog | None = None) -> Scope:
+def prelude_scope() -> Scope:
     """What every file has in scope."""
-    return _prelude(catalog or default_catalog())
+    return _prelude(default_catalog())
 
 
 def right(found: Examination) -> Examination:

@@ -95,6 +95,12 @@ class Call(Placed):
     optional: bool = False
     chain: OneOf["", "+", "*"] = ""
 
+    @property
+    def operands(self) -> tuple[tuple[int | str, Expr], ...]:
+        """The arguments by position, then those by keyword."""
+        named = ((keyword.name, keyword.value) for keyword in self.keywords)
+        return (*enumerate(self.args), *named)
+
 
 @attrs.frozen
 class Capture(Placed):

@@ -57,8 +57,7 @@ def check_kinds(
     call: nodes.Call,
 ) -> None:
     """Report operands of a kind that the operator's schema does not take."""
-    exprs = [*call.args, *(keyword.value for keyword in call.keywords)]
-    for operand, expr in zip(operands, exprs, strict=True):
+    for operand, (_, expr) in zip(operands, call.operands, strict=True):
         check_kind(scope, rows, operand.key, kind_of(operand.value), expr)
 
 

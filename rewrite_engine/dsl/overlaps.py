@@ -24,7 +24,6 @@ from rewrite_engine.dsl.checked import (
     Variable,
 )
 from rewrite_engine.dsl.duplicates import benefit_of
-from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.dsl.shapes import Comparison, Shape, root_paths, shape_of
 from rewrite_engine.dsl.walk import children
 from rewrite_engine.errors import Diagnostic, Note
@@ -103,8 +102,6 @@ def _findings(first: _Left, later: _Left) -> Iterator[Diagnostic]:
 
 def _finding(code: str, message: str, first: _Left, later: _Left) -> Diagnostic:
     rule, other = later.rule, first.rule
-    there = span_of_name(other.source, other.span, other.name)
-    notes = (Note(f"`{other.name}` is defined here", there, other.source),)
+    notes = (Note(f"`{other.name}` is defined here", other.name_span, other.source),)
     hint = f"say which is meant: `rule {rule.name} benefit N`"
-    here = span_of_name(rule.source, rule.span, rule.name)
-    return Diagnostic(code, message, here, rule.source, notes, hint)
+    return Diagnostic(code, message, rule.name_span, rule.source, notes, hint)

@@ -9,14 +9,11 @@ from itertools import chain, pairwise
 import attrs
 
 from rewrite_engine.dsl import nodes
-from rewrite_engine.dsl.expression_text import print_expr
 from rewrite_engine.dsl.item_text import Unit, item_units
 from rewrite_engine.dsl.nodes import Comment
 from rewrite_engine.dsl.parser import parse
 from rewrite_engine.dsl.scanner import Mark, scan
 from rewrite_engine.source import Source, Span
-
-__all__ = ["format_source", "print_expr", "print_file"]
 
 _BLANK_LINE = re.compile(r"\n[ \t\r\f]*\n")
 

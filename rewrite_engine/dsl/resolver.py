@@ -48,10 +48,8 @@ def resolve_rule(definition: Definition, operators: Operators) -> Rule | None:
     env = Environment(scope, dict(left.names.entries), left.presence, tensors=tensors)
     scope.names[item.span] = env.entries
     env.slot = left.family.slot if left.family else None
-    rows = left.family.rows if left.family else ()
-    right = Right(
-        operators, env, tuple(row.operator for row in rows), left.names.captured
-    )
+    rows = left.family.operators if left.family else ()
+    right = Right(operators, env, rows, left.names.captured)
     resolved = resolve_right(right, item, tuple(guard.expr for guard in left.guards))
     for entry in env.entries.values():
         check_name(scope, entry.name, entry.span)
@@ -235,6 +233,7 @@ def _assemble(item: nodes.RuleDef, scope: Scope, left: _Left, right: RightSide) 
         item.name,
         scope.source,
         item.span,
+        item.name_span,
         item.doc,
         left.family,
         left.bindings,

@@ -22,7 +22,6 @@ from rewrite_engine.dsl.checked import (
     Operator,
     Reference,
     Rule,
-    Slot,
     Term,
     Variable,
 )
@@ -93,7 +92,7 @@ class _Shapes:
         return term
 
     def _call(self, term: Apply, depth: int) -> Call:
-        operators, names = self._operators(term.operator), list[str]()
+        operators, names = self.rule.operators(term.operator), list[str]()
         if isinstance(term.operator, Operator):
             names = [p.name for p in term.operator.spellings[0].parameters]
         operands = {
@@ -103,12 +102,6 @@ class _Shapes:
         paths = frozenset(path for each in operators for path in each.paths)
         ways = frozenset((path, o.commuting) for o in operators for path in o.paths)
         return Call(paths, ways, operands, term.rest, term.optional)
-
-    def _operators(self, operator: Operator | Slot) -> list[Operator]:
-        if isinstance(operator, Operator):
-            return [operator]
-        family = self.rule.family
-        return [row.operator for row in family.rows] if family else []
 
 
 def root_paths(shape: Shape) -> frozenset[str]:

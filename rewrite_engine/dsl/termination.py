@@ -14,7 +14,6 @@ from typing import Final
 
 from rewrite_engine.dsl.checked import Rule
 from rewrite_engine.dsl.counts import CALLS, Balance, Key, balances
-from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.errors import Diagnostic, Note
 
 _MOST_NOTES: Final = 3
@@ -59,8 +58,7 @@ def _finding(balance: Balance, takers: Mapping[str, list[Balance]]) -> Diagnosti
     else:
         notes += _fed_by_turns(balance, takers)
     hint = "write `once`, or a guard that what is built does not fulfil"
-    span = span_of_name(rule.source, rule.span, rule.name)
-    return Diagnostic("W501", message, span, rule.source, tuple(notes), hint)
+    return Diagnostic("W501", message, rule.name_span, rule.source, tuple(notes), hint)
 
 
 def _fed_by_turns(
@@ -70,9 +68,8 @@ def _fed_by_turns(
     fed = (each for key in balance.added for each in takers.get(str(key), ()))
     others = {each.rule.name: each.rule for each in fed if _feeds(each, balance)}
     for other in islice(others.values(), _MOST_NOTES):
-        span = span_of_name(other.source, other.span, other.name)
         text = f"`{other.name}` matches what it builds, and builds what it matches"
-        yield Note(text, span, other.source)
+        yield Note(text, other.name_span, other.source)
 
 
 def _feeds(one: Balance, other: Balance) -> bool:

@@ -240,11 +240,9 @@ class Left:
         if call.rest is not None and call.rest.of is not None:
             message = "`..` takes no name on the left side"
             frame.scope.report("E407", message, call.rest.span)
-        keyed: list[tuple[int | str, nodes.Expr]] = list(enumerate(call.args))
-        keyed += [(keyword.name, keyword.value) for keyword in call.keywords]
         return tuple(
             Operand(key, self.operand(expr, frame), span=frame.place(expr.span))
-            for key, expr in keyed
+            for key, expr in call.operands
         )
 
     def _apply(
@@ -272,7 +270,7 @@ class Left:
         """The operators that a callee stands for, one for each row of a family."""
         if isinstance(operator, Operator):
             return (operator,)
-        return tuple(row.operator for row in self.family.rows) if self.family else ()
+        return self.family.operators if self.family else ()
 
     def _check_skippable(
         self, operands: tuple[Operand, ...], call: nodes.Call, frame: Frame

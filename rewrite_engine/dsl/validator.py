@@ -25,11 +25,9 @@ from rewrite_engine.dsl.checked import (
 )
 from rewrite_engine.dsl.duplicates import duplicates
 from rewrite_engine.dsl.list_literals import lists_as_numbers
-from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.dsl.values import values_in
 from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.errors import Diagnostic, Note
-from rewrite_engine.source import Span
 
 MAX_BUILDS: Final = 256
 """Operators of one right side."""
@@ -58,10 +56,6 @@ def validate_rules(file: RuleFile) -> Iterator[Diagnostic]:
     yield from dict.fromkeys(d for rules in phases for d in duplicates(rules))
 
 
-def _name_span(rule: Rule) -> Span:
-    return span_of_name(rule.source, rule.span, rule.name)
-
-
 def _unreplaced_roots(rule: Rule) -> Iterator[Diagnostic]:
     # A root that the right side binds again (E204) was to be replaced.
     named = {create.name for create in rule.creates if create.kind == "node"}
@@ -77,7 +71,7 @@ def _unreplaced_roots(rule: Rule) -> Iterator[Diagnostic]:
 def _too_large(rule: Rule) -> Iterator[Diagnostic]:
     if sum(map(_builds, rule.creates)) > MAX_BUILDS:
         message = f"this right side has more than {MAX_BUILDS} operators"
-        yield Diagnostic("E507", message, _name_span(rule), rule.source)
+        yield Diagnostic("E507", message, rule.name_span, rule.source)
 
 
 def _read_although_replaced(rule: Rule) -> Iterator[Diagnostic]:
@@ -118,7 +112,7 @@ def _builds(create: Create) -> int:
 def _empty_left(rule: Rule) -> Iterator[Diagnostic]:
     if not rule.bindings:
         message = f"the left side of `{rule.name}` matches nothing"
-        yield Diagnostic("E502", message, _name_span(rule), rule.source)
+        yield Diagnostic("E502", message, rule.name_span, rule.source)
     for binding in rule.bindings:
         if not any(isinstance(t, Apply | Reference) for t in terms_in(binding.term)):
             message = f"`{binding.name}` matches no call"

@@ -180,7 +180,7 @@ class Right:
             hint = f"capture what it matches, `N@{name}(…)`, and write `N(…)`"
             notes = (target.note("defined here"),)
             scope.report("E407", message, call.callee.span, notes=notes, hint=hint)
-        for operand in (*call.args, *(keyword.value for keyword in call.keywords)):
+        for _, operand in call.operands:
             self.value(operand, present)
         return Computed(call, span=call.span)
 
@@ -201,9 +201,7 @@ class Right:
         rows = (fitted,) if isinstance(fitted, Operator) else self.rows
         for row in rows if isinstance(target, Slot) else ():
             calls.fit(self.env.scope, row, call, calls.RIGHT_HINT)
-        keyed: list[tuple[int | str, nodes.Expr]] = list(enumerate(call.args))
-        keyed += [(keyword.name, keyword.value) for keyword in call.keywords]
-        arguments = tuple(self._argument(k, e, rows, present) for k, e in keyed)
+        arguments = tuple(self._argument(k, e, rows, present) for k, e in call.operands)
         rest = self._rest(call, present)
         return Build(fitted, arguments, rest, span=call.span)
 

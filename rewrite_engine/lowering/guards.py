@@ -115,8 +115,8 @@ def _children(expr: nodes.Expr) -> tuple[nodes.Expr, ...]:
     match expr:
         case nodes.ListExpr(items):
             return items
-        case nodes.Call(_, args, keywords):
-            return (*args, *(keyword.value for keyword in keywords))
+        case nodes.Call():
+            return tuple(operand for _, operand in expr.operands)
         case nodes.Infix(_, left, right) | nodes.Compare(_, left, right):
             return left, right
         case nodes.And(left, right) | nodes.Or(left, right):

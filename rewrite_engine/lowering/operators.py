@@ -117,7 +117,7 @@ def _operator_pattern(
 
 def slot_pattern(family: checked.FamilyUse) -> OperatorPattern:
     """The pattern of a family's operator parameter: the union of its rows."""
-    rows = tuple(row.operator for row in family.rows)
+    rows = family.operators
     spellings = tuple(s for i, row in enumerate(rows) for s in _spellings(row, i))
     literals = tuple(
         {name: literal_value(value) for name, value in row.literals.items()}

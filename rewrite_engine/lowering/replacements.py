@@ -14,7 +14,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine.dsl import checked, nodes
-from rewrite_engine.dsl.printer import print_expr
+from rewrite_engine.dsl.expression_text import print_expr
 from rewrite_engine.dsl.values import values_in
 from rewrite_engine.edit import append, append_call
 from rewrite_engine.lowering import markers

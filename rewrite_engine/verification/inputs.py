@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rewrite_engine.dsl.checked import Variable
-from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.lowering.instances import Instance
@@ -51,4 +50,4 @@ def _span(subject: Subject, names: list[str]) -> Span:
         for term in terms_in(binding.term):
             if isinstance(term, Variable) and term.name in names:
                 return term.span
-    return span_of_name(rule.source, rule.span, rule.name)
+    return rule.name_span

@@ -13,7 +13,6 @@ import attrs
 import torch
 
 from rewrite_engine.dsl import checked
-from rewrite_engine.dsl.scopes import span_of_name
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.lowering.concrete_left import Alternative
 from rewrite_engine.lowering.instances import Instance
@@ -127,8 +126,7 @@ def _verify(
 def _differing(rule: checked.Rule, found: Counterexample) -> Diagnostic:
     message = f"the two sides of `{rule.name}` differ"
     notes = tuple(Note(difference) for difference in found.differences[:3])
-    span = span_of_name(rule.source, rule.span, rule.name)
-    return Diagnostic("E601", message, span, rule.source, notes)
+    return Diagnostic("E601", message, rule.name_span, rule.source, notes)
 
 
 @attrs.define(eq=False)

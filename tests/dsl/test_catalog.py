@@ -134,7 +134,7 @@ def test_suggestions(path: str, first: str) -> None:
     suggested = default_catalog().suggest(path)
     assert suggested[0] == first
     assert all(default_catalog().lookup(known) for known in suggested)
-    assert len(default_catalog().suggest(path, limit=1)) == 1
+    assert len(suggested) <= 3
 
 
 @pytest.mark.parametrize("path", ["", "x" * 10_000, "zzzzqqqq", "aten."])

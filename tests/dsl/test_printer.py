@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.expression_builder import RESERVED
+from rewrite_engine.dsl.expression_text import print_expr
 from rewrite_engine.dsl.parser import parse
-from rewrite_engine.dsl.printer import format_source, print_expr, print_file
+from rewrite_engine.dsl.printer import format_source, print_file
 from rewrite_engine.errors import RuleError
 from rewrite_engine.source import Source
 
