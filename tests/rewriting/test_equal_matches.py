@@ -15,7 +15,8 @@ from benches import models
 from rewrite_engine import engine, load, loads
 from rewrite_engine.rewriting import driver, equal_matches, recipes
 from rewrite_engine.rewriting.equal_matches import EqualMatches, Subject
-from rewrite_engine.rewriting.reaches import Unrepeatable
+from rewrite_engine.rewriting.outlines import Outline
+from rewrite_engine.rewriting.reaches import Reach, Unrepeatable
 from rewrite_engine.rewriting.values import ValueTypes
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.tensor_types import type_of
@@ -157,6 +158,7 @@ def traced(*scales: Any, x: torch.Tensor | None = None) -> fx.GraphModule:
 
 SIGN = "rule r once { y = mul(x, $k) => y' = div(x, 1 / $k) }"
 READERS = "rule r once { y = mul(x, $k) => y' = add(x, $k) if uses(x) > 2 else x }"
+ASKING = "rule r once { y = mul(x, $k) where uses(x) > 0 => y' = add(x, $k) }"
 CONST = "rule r once { y = mul(x, $k) => y' = neg(x) if x is const else relu(x) }"
 
 
@@ -165,10 +167,17 @@ CONST = "rule r once { y = mul(x, $k) => y' = neg(x) if x is const else relu(x) 
     [
         (SIGN, (2.0, 2.0, 2, True, 4.0, 2), 2),
         ("rule r once { y = mul(x, $k) => y' = add(x, $k) }", (0.0, -0.0, 0.0), 1),
+        (ASKING, (2.0, 2.0, 2, True, 0.0, -0.0, 2, 0.0), 3),
         (READERS, (3, 3, 3, 3), 0),
         (CONST, (3, 3), 0),
     ],
-    ids=["literals by type", "signed zeros", "readers", "constants"],
+    ids=[
+        "literals by type",
+        "signed zeros",
+        "a question about readers",
+        "readers",
+        "constants",
+    ],
 )
 def test_only_equal_matches_are_repeated(
     rule: str, scales: tuple[Any, ...], count: int, repeated: list[object]
@@ -178,6 +187,43 @@ def test_only_equal_matches_are_repeated(
     engine.apply(gm, rules)
     assert len(repeated) == count
     assert described(gm) == described(expected)
+
+
+def test_what_no_literal_of_a_rule_can_be_is_not_repeated(
+    repeated: list[object],
+) -> None:
+    gm = traced(1j, 1j, x=torch.ones(2, 3, dtype=torch.complex64))
+    assert engine.apply(gm, loads(ASKING)).report.matches == 2
+    assert not repeated
+
+
+def test_arguments_without_a_name_matter(repeated: list[object]) -> None:
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    negated = [graph.call_function(torch.ops.aten.neg.default, (x,)) for _ in range(4)]
+    alphas, target = (2, 3, 2, 3), torch.ops.aten.sub.Tensor
+    given = [((n, y), {"alpha": a}) for n, a in zip(negated, alphas, strict=True)]
+    graph.output([graph.call_function(target, *each) for each in given])
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    rule = "z = sub(neg(x), y, ..) where uses(x) > 0 => z' = sub(x, y, ..z)"
+    engine.apply(gm, loads(f"rule r once {{ {rule} }}"))
+    found = graph.find_nodes(op="call_function", target=target)
+    assert [node.kwargs["alpha"] for node in found] == [*alphas]
+    assert len(repeated) == 2
+
+
+def test_of_reaches_and_matches_the_latest_are_known() -> None:
+    (rule,) = loads(SIGN)
+    memory, reaches = equal_matches._Memory(), [Reach((), (), (i,)) for i in range(40)]
+    for reach in reaches:
+        memory.table(rule, reach)
+    kept = reaches[-equal_matches._MOST_REACHES :]
+    assert [*memory.tables_of(rule)] == kept
+    known = equal_matches.Known(None, None, None)  # type: ignore[arg-type]
+    for i in range(equal_matches._MOST_KNOWN + 1):
+        assert [*memory.tables_of(rule)] == kept
+        memory.add(rule, Outline((i,), [], reaches[-1]), known)
+    assert [*memory.tables_of(rule)] == reaches[-1:]
 
 
 def test_what_names_other_nodes_than_the_match_is_not_repeated() -> None:

@@ -42,15 +42,18 @@ class Place:
 Build = Callable[[Place], fx.Node]
 
 
-def places(*builds: Build, records: bool = True) -> fx.GraphModule:
+def places(*builds: Build, records: str = "fake") -> fx.GraphModule:
     graph, results = fx.Graph(), []
     for i, build in enumerate(builds):
         x, y = graph.placeholder(f"x{i}"), graph.placeholder(f"y{i}")
         results.append(build(Place(graph, x, y)))
     graph.output(tuple(results))
     gm = fx.GraphModule(torch.nn.Module(), graph)
-    if records:
+    if records == "fake":
         FakeTensorProp(gm).propagate(*[torch.ones(4, 4)] * 2 * len(builds))
+    elif records == "real":  # from which nothing is derived
+        for node in graph.nodes:
+            node.meta["val"] = torch.ones(4, 4)
     return gm
 
 
@@ -109,6 +112,20 @@ def seen_otherwise_and_written(p: Place) -> fx.Node:
     return p(aten.exp.default, viewed)
 
 
+def seen_at_the_end(p: Place) -> fx.Node:
+    return p(aten.view.default, p(aten.exp.default, p.x), [2, 8])
+
+
+def seen_at_the_end_and_written(p: Place) -> fx.Node:
+    result = seen_at_the_end(p)
+    p(aten.add_.Tensor, result, 1)
+    return result
+
+
+def without_a_relu(p: Place) -> fx.Node:
+    return p(aten.add.Tensor, p.x, p.y)
+
+
 def product(p: Place) -> fx.Node:
     return p(aten.mul.Tensor, p(aten.relu.default, p.x), p(aten.neg.default, p.y))
 
@@ -145,6 +162,21 @@ CASES: dict[str, tuple[str, list[Build], int]] = {
         VIEWED,
         [seen_otherwise, seen_otherwise_and_written, seen_otherwise],
         1,
+    ),
+    "a view that is replaced": (
+        "y = view(exp(a), $s) => y' = exp(view(a, $s))",
+        [seen_at_the_end, seen_at_the_end_and_written, seen_at_the_end],
+        0,
+    ),
+    "a view that replaces": (
+        "y = exp(view(a, $s)) => y' = view(exp(a), $s)",
+        [seen_otherwise, seen_otherwise],
+        0,
+    ),
+    "an option that is not there": (
+        "y = add(relu?(a), b) => y' = sigmoid(a)",
+        [without_a_relu] * 3,
+        2,
     ),
     "two orders": (PRODUCT, [product, product_the_other_way] * 2, 2),
     "one operand": (PRODUCT, [product, product_of_one] * 2, 2),
@@ -188,9 +220,9 @@ def looked_at_closely(gm: fx.GraphModule, rules: RuleSet) -> Any:
         return engine.apply(gm, rules).report
 
 
-@pytest.mark.parametrize("records", [True, False])
+@pytest.mark.parametrize("records", ["fake", "real", "none"])
 @pytest.mark.parametrize("name", CASES)
-def test_plain_rewrites(name: str, records: bool, plain: list[object]) -> None:
+def test_plain_rewrites(name: str, records: str, plain: list[object]) -> None:
     rule, builds, count = CASES[name]
     rules = loads(f"rule r once {{ {rule} }}")
     gm = places(*builds, records=records)
@@ -204,6 +236,18 @@ def test_plain_rewrites(name: str, records: bool, plain: list[object]) -> None:
     assert report.refusals == expected.refusals
     assert described(plainly) == described(closely)
     plainly.graph.lint()
+
+
+@pytest.mark.parametrize("is_program", [True, False])
+def test_values_in_place_of_calls_of_modules(
+    is_program: bool, plain: list[object]
+) -> None:
+    model = torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(6)])
+    program = torch.export.export(model, (torch.ones(2),))
+    gm = program if is_program else program.module()
+    rules = loads("rule r once { y = relu(relu(a)) => y' = a }")
+    assert engine.apply(gm, rules).report.matches == 3
+    assert len(plain) == 2
 
 
 class Scaled(torch.nn.Module):
@@ -224,7 +268,9 @@ class Layer(torch.nn.Module):
         return self.scaled(inner, self.between(x))
 
 
-def test_new_nodes_stand_where_their_module_runs(plain: list[object]) -> None:
+def test_new_nodes_of_programs_stand_where_their_module_runs(
+    plain: list[object],
+) -> None:
     model = torch.nn.Sequential(*[Layer() for _ in range(3)])
     rule = """rule r once {
       y = add(sigmoid(relu(a)), b)
@@ -233,6 +279,7 @@ def test_new_nodes_stand_where_their_module_runs(plain: list[object]) -> None:
       y' = sub(t, b)
     }"""
     closely, plainly = (torch.export.export(model, (torch.ones(2),)) for _ in "ab")
+    modules = closely.module(), plainly.module()
     looked_at_closely(closely, loads(rule))
     engine.apply(plainly, loads(rule))
     assert len(plain) == 2
@@ -241,6 +288,10 @@ def test_new_nodes_stand_where_their_module_runs(plain: list[object]) -> None:
     paths = [path for path, _ in [[*stack.values()][-1] for stack in stacks if stack]]
     parts = ("relu", "between", "scaled")
     assert paths == [f"{layer}.{part}" for layer in range(3) for part in parts]
+    looked_at_closely(modules[0], loads(rule))
+    engine.apply(modules[1], loads(rule))
+    assert len(plain) == 4
+    assert described(modules[1]) == described(modules[0])
 
 
 RULES = """

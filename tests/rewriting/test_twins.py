@@ -104,6 +104,7 @@ def read_elsewhere(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
 
 relu, neg = call(aten.relu.default), call(aten.neg.default)
 add, mul = call(aten.add.Tensor), call(aten.mul.Tensor)
+clamp = call(aten.clamp.default)
 
 
 def cat(*parts: Calls) -> Calls:
@@ -121,6 +122,11 @@ SITES = {
     "literal": ("y = add(relu(a), 1)", add(relu(X), 1), add(relu(X), 2)),
     "kind": ("y = add(relu(a), $k)", add(relu(X), 1), add(relu(X), 1.0)),
     "keyword": ("y = add(a, b)", add(X, Y), add(X, Y, alpha=2)),
+    "name of a keyword": (
+        "y = aten.clamp.default(relu(a), min=$m)",
+        clamp(relu(X), min=0.5),
+        clamp(relu(X), max=0.5),
+    ),
     "option": ("y = add(relu?(a), b)", add(X, Y), add(relu(X), Y)),
     "no option": ("y = add(relu?(a), b)", add(relu(X), Y), add(X, Y)),
     "below": ("y = relu(relu(neg(a)) | a)", relu(relu(X)), relu(relu(neg(X)))),
@@ -240,6 +246,43 @@ def test_a_dynamic_size_is_another_one_elsewhere(searches: list[object]) -> None
     assert len(searches) == 2
     found = program.module()(torch.ones(5, 3))
     assert [value[0, 0].sign() for value in found] == [-1, 1, -1]
+
+
+def test_a_second_place_in_a_graph_of_dynamic_sizes(searches: list[object]) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return x.sin().relu(), x.sin().relu()
+
+    batch = ({0: torch.export.Dim("batch", min=2, max=9)},)
+    program = torch.export.export(Model(), (torch.ones(4, 3),), dynamic_shapes=batch)
+    rules = loads("rule r once { y = relu(sin(x)) where rank(x) == 2 => y' = neg(x) }")
+    assert engine.apply(program, rules).report.matches == 2
+    assert len(searches) == 1
+
+
+def of_modules(*calls: tuple[str, torch.nn.Module | None]) -> fx.GraphModule:
+    """Negates what modules give; None stands for a method of that name."""
+    graph, root = fx.Graph(), torch.nn.Module()
+    results = []
+    for name, module in calls:
+        args = (graph.placeholder(f"x{len(results)}"),)
+        if module is None:
+            called = graph.call_method(name, args)
+        else:
+            root.add_module(name, module)
+            called = graph.call_module(name, args)
+        results.append(graph.call_function(aten.neg.default, (called,)))
+    graph.output(tuple(results))
+    return fx.GraphModule(root, graph)
+
+
+def test_what_modules_do_is_not_known_by_their_names() -> None:
+    relu, sigmoid = torch.nn.ReLU(), torch.nn.Sigmoid()
+    rules = loads("rule r once { y = neg(relu(a)) => y' = sigmoid(a) }")
+    assert engine.apply(of_modules(("act", relu)), rules).report.matches == 1
+    assert engine.apply(of_modules(("act", sigmoid)), rules).report.matches == 0
+    gm = of_modules(("relu", None), ("relu", sigmoid), ("relu", None))
+    assert engine.apply(gm, rules).report.matches == 2
 
 
 def test_a_guard_of_the_caller_is_asked_once_for_each_match() -> None:
