@@ -45,6 +45,11 @@ class Choice:
     recorded: bool = True
     dynamic: bool = False
 
+    def options_of(self, call: str) -> dict[str, Any]:
+        """The arguments of a call that the rule leaves open, by parameter."""
+        named = self.options.items()
+        return {name: value for (of, name), value in named if of == call}
+
 
 class Unsuitable(Exception):  # noqa: N818 - an outcome, not an error
     """The left side does not run with what was chosen; the message says why."""

@@ -201,12 +201,8 @@ def _literal_inputs(subject: Subject, instance: Instance) -> Iterator[tuple[str,
 def inputs_in(value: Any) -> list[fx.Node]:
     """The inputs of a graph inside an argument."""
     found: list[fx.Node] = []
-    fx.map_arg(value, lambda node: found.append(node) if _is_input(node) else None)
-    return found
-
-
-def _is_input(node: fx.Node) -> bool:
-    return node.op == "placeholder"
+    fx.map_arg(value, found.append)
+    return [node for node in found if node.op == "placeholder"]
 
 
 # --- guards ---

@@ -63,11 +63,11 @@ class Outcome:
 
 
 def try_case(
-    subject: Subject, case: Case, seed: int, kinds: Sequence[str] | None = None
+    subject: Subject, case: Case, seed: int, kinds: Sequence[str] | None
 ) -> Outcome:
     """Apply the rule to a case and compare both graphs on kinds of values.
 
-    By default these are all kinds that the rule must take.
+    None stands for all kinds that the rule must take.
     """
     kinds = kinds_for(subject) if kinds is None else kinds
     pair, compared = None, False
