@@ -21,8 +21,7 @@ from rewrite_engine.explaining.explanation import (
 from rewrite_engine.explaining.graphs import graph_names, inner_graphs, node_of
 from rewrite_engine.explaining.nearest import Reading, near_miss, nearest
 from rewrite_engine.explaining.places import calls_of, places, places_of
-from rewrite_engine.explaining.steps import callee_span
-from rewrite_engine.lowering.operators import OperatorPattern
+from rewrite_engine.explaining.steps import callee_span, is_call
 from rewrite_engine.lowering.patterns import roots_of
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.program import Program
@@ -137,7 +136,7 @@ class _Explainer:
         names = {node.name: node for node in self._graph.nodes}
         found = [names[n] for n in _NAMED.findall(reason) if n in names]
         calls = {v: p for p, v in reading.env.items() if isinstance(p, fx.Node)}
-        inner = next((calls[n] for n in found if _is_call(calls.get(n))), None)
+        inner = next((calls[n] for n in found if is_call(calls.get(n))), None)
         root = roots_of(self.rule.matcher_graph)[0]
         span = callee_span(self.rule, inner or root)
         nodes = tuple(dict.fromkeys(found)) or (anchor,)
@@ -184,10 +183,6 @@ def _concerns(reading: Reading, node: fx.Node) -> bool:
     """Whether a node was read as a part of the rule, or is what is wrong."""
     wrong = any(node in mismatch.nodes for mismatch in reading.mismatches)
     return wrong or any(value is node for value in reading.env.values())
-
-
-def _is_call(pattern: object) -> bool:
-    return isinstance(pattern, fx.Node) and isinstance(pattern.target, OperatorPattern)
 
 
 def _advice(reason: str) -> str | None:

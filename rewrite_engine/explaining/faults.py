@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from torch import fx
 
-from rewrite_engine.explaining.dialects import Dialect, call_text, dialect
+from rewrite_engine.explaining.dialects import Dialect, dialect
 from rewrite_engine.explaining.explanation import Kind, Mismatch
-from rewrite_engine.explaining.steps import Place, callee_span, steps_below
+from rewrite_engine.explaining.steps import Place, callee_span, is_call, steps_below
+from rewrite_engine.explaining.wording import (
+    bound_elsewhere,
+    called,
+    found_there,
+    operator_text,
+    quoted,
+)
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.operators import OperatorPattern
@@ -30,7 +37,6 @@ from rewrite_engine.matching.reference import (
     named_operands,
 )
 from rewrite_engine.matching.structure import operands, orders
-from rewrite_engine.value_text import Symbols, literal_text
 
 PlacedGoal = tuple[Any, Any, Place]
 """A goal of the reference matcher and where it stands."""
@@ -79,21 +85,22 @@ class FaultFinder:
         if isinstance(pattern, (list, tuple)):
             yield from self._list(pattern, value, env, place)
         elif not isinstance(pattern, fx.Node):
-            message = f"{_shown(pattern)} is expected, {_found(value, place)}"
+            message = f"{quoted(pattern)} is expected, {found_there(value, place)}"
             kind: Kind = "operand" if isinstance(value, fx.Node) else "literal"
             yield self._one(kind, message, place, env)
         elif pattern in env:
-            yield self._one("shared", _other(pattern, env, value, place), place, env)
+            message = bound_elsewhere(pattern, env, value, place)
+            yield self._one("shared", message, place, env)
         elif pattern.op == "placeholder":
             yield self._name(pattern, value, env, place)
         elif pattern.target is markers.chain:
             yield self._no_link(pattern, value, env, place)
-        elif not isinstance(pattern.target, OperatorPattern):
+        elif not is_call(pattern):
             yield from self._option(pattern, value, env, place)
         elif not isinstance(value, fx.Node):
             wanted = f"a call of {pattern.target} is expected"
             skipped = steps_below(pattern, env) - 1
-            message = f"{wanted}, {_found(value, place)}"
+            message = f"{wanted}, {found_there(value, place)}"
             yield self._one("operand", message, place, env, skipped=skipped)
         else:
             yield from self._call(pattern, value, env, place)
@@ -122,7 +129,7 @@ class FaultFinder:
             wanted = f"`*{name}` is a list of graph values"
         else:
             wanted = f"`{name}` is a graph value"
-        message = f"{wanted}, {_found(value, place)}"
+        message = f"{wanted}, {found_there(value, place)}"
         fault = self._one("operand", message, place, env)
         (mismatch,) = fault.mismatches
         if role != "value" or isinstance(value, fx.Node):
@@ -132,7 +139,7 @@ class FaultFinder:
 
     def _list(self, items: Any, value: Any, env: Env, place: Place) -> Iterator[Fault]:
         if not isinstance(value, (list, tuple)):
-            message = f"a list is expected, {_found(value, place)}"
+            message = f"a list is expected, {found_there(value, place)}"
             skipped = steps_below(items, env) - 1
             yield self._one("list", message, place, env, skipped=skipped)
             return
@@ -146,9 +153,10 @@ class FaultFinder:
         """A chain with too few links; what it stands on is looked for at once."""
         link, _, inner, least = pattern.args
         wanted = f"at least {least} of `{getattr(link.target, 'name', 'the link')}`"
-        found = _call(value) if isinstance(value, fx.Node) else _found(value, place)
+        is_node = isinstance(value, fx.Node)
+        found = called(value) if is_node else found_there(value, place)
         message = f"{wanted} is expected, the graph has {found}"
-        nodes = (value,) if isinstance(value, fx.Node) else ()
+        nodes = (value,) if is_node else ()
         mismatch = Mismatch("missing", message, callee_span(self.rule, link), nodes)
         return Fault((mismatch,), [(inner, value, place)], {**env, pattern: value})
 
@@ -257,13 +265,13 @@ class FaultFinder:
             if name in read or name not in arguments:
                 continue
             if not literals_equal(value, parameter.default):
-                default = _shown(parameter.default)
+                default = quoted(parameter.default)
                 message = (
-                    f"`{name}` is {_shown(value)}; the rule does not mention it, so it "
+                    f"`{name}` is {quoted(value)}; the rule does not mention it, so it "
                     f"must be at its default, {default}"
                 )
-                this = f"{name}={_captured(name, value)}"
-                hint = f"`..` takes any other argument, `{this}` this one"
+                sign = "" if isinstance(value, fx.Node) else "$"
+                hint = f"`..` takes any other argument, `{name}={sign}{name}` this one"
                 found = self._at_callee("argument", message, pattern, node)
                 yield attrs.evolve(found, hint=hint)
 
@@ -278,7 +286,8 @@ class FaultFinder:
         operator: OperatorPattern = pattern.target
         related = self._dialect(operator, node)
         if related is None:
-            message = f"{_wanted(operator)} is expected, the graph has {_call(node)}"
+            wanted = operator_text(operator)
+            message = f"{wanted} is expected, the graph has {called(node)}"
             found = self._at_callee("operator", message, pattern, node)
         else:
             found = self._at_callee("dialect", related.message, pattern, node)
@@ -328,7 +337,7 @@ class FaultFinder:
         for operand in node.all_input_nodes:
             if pattern.target.covers(operand):
                 between = f"`{pattern.target}` and `%{place.reader}`"
-                message = f"{_call(node)} stands between {between}"
+                message = f"{called(node)} stands between {between}"
                 span = place.span(self.rule)
                 found = Mismatch("between", message, span, (node, operand))
                 yield Fault((found,), [(pattern, operand, place)], env)
@@ -338,12 +347,8 @@ class FaultFinder:
     ) -> Iterator[Fault]:
         """What is read is there, without the call that should read it."""
         for operand in pattern.args[:2]:
-            if (
-                isinstance(operand, fx.Node)
-                and isinstance(operand.target, OperatorPattern)
-                and operand.target.covers(node)
-            ):
-                message = f"`{pattern.target}` is missing: the graph has {_call(node)}"
+            if is_call(operand) and operand.target.covers(node):
+                message = f"`{pattern.target}` is missing: the graph has {called(node)}"
                 found = self._at_callee("missing", message, pattern, node)
                 goals = [(operand, node, Place(pattern, None, place.reader))]
                 skipped = steps_below(pattern, env) - 1 - steps_below(operand, env)
@@ -353,48 +358,3 @@ class FaultFinder:
 def _positional(pattern: fx.Node) -> list[Any]:
     operator: OperatorPattern = pattern.target
     return [p for p in operator.canonical(0).parameters if not p.keyword_only]
-
-
-def _call(node: fx.Node) -> str:
-    if node.op == "placeholder":
-        return f"the input `%{node.name}`"
-    if node.op == "get_attr":
-        return f"the constant `{node.target}`"
-    return f"`{call_text(node)}` (`%{node.name}`)"
-
-
-def _other(pattern: fx.Node, env: Env, value: Any, place: Place) -> str:
-    bound = env[pattern]
-    names = pattern.meta.get("names") or [str(pattern.target)]
-    sign = "$" if pattern.meta.get("role") == "literal" else ""
-    known = "absent" if bound is None else _shown(bound)
-    return f"`{sign}{names[0]}` is {known} elsewhere, {_found(value, place)}"
-
-
-def _found(value: Any, place: Place) -> str:
-    """What the graph has there: `argument `other` of `%add` is 2.0`."""
-    where = "here it"
-    if place.reader is not None and place.argument is not None:
-        where = f"`{place.argument}` of `%{place.reader.name}`"
-    return f"{where} is {'absent' if value is None else _shown(value)}"
-
-
-def _shown(value: Any) -> str:
-    text = literal_text(value, lambda node: f"%{node.name}", Symbols())
-    return f"`{text}`"
-
-
-def _captured(name: str, value: Any) -> str:
-    return name if isinstance(value, fx.Node) else f"${name}"
-
-
-def _wanted(operator: OperatorPattern) -> str:
-    """An operator by its name; of a family the operators of its rows, too."""
-    if not operator.is_slot:
-        return f"`{operator}`"
-    names = [f"`{row.name}`" for row in operator.rows[:_ROWS_SHOWN]]
-    more = ", …" if len(operator.rows) > _ROWS_SHOWN else ""
-    return f"`{operator}` ({', '.join(names)}{more})"
-
-
-_ROWS_SHOWN: Final = 3

@@ -20,9 +20,8 @@ from rewrite_engine.explaining.explanation import Mismatch, NearMiss
 from rewrite_engine.explaining.faults import Fault, FaultFinder, PlacedGoal, placed
 from rewrite_engine.explaining.guards import judge_guards
 from rewrite_engine.explaining.places import readers_above
-from rewrite_engine.explaining.steps import Place, counts, steps_below
+from rewrite_engine.explaining.steps import Place, counts, is_call, steps_below
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.lowering.operators import OperatorPattern
 from rewrite_engine.lowering.patterns import roots_of
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.reference import ROW, Env, Reference
@@ -137,7 +136,7 @@ class _Search:
             ahead = (*more, *rest)
             self._push(attrs.evolve(reading, goals=ahead, env=known, held=held))
         # A call that holds may still have to be read another way for the rest to hold.
-        if not ways or _is_call(pattern):
+        if not ways or is_call(pattern):
             for fault in self.finder.faults(pattern, value, env, place):
                 self._push(_failed(reading, fault, rest))
 
@@ -177,15 +176,11 @@ def _failed(reading: Reading, fault: Fault, rest: list[PlacedGoal]) -> Reading:
     )
 
 
-def _is_call(pattern: Any) -> bool:
-    return isinstance(pattern, fx.Node) and isinstance(pattern.target, OperatorPattern)
-
-
 def _placed(
     pattern: Any, value: Any, goals: list[Any], place: Place
 ) -> list[PlacedGoal]:
     """The goals that one step leaves, with where they stand."""
-    if goals and _is_call(pattern):
+    if goals and is_call(pattern):
         return placed(pattern, value, goals)
     return [(p, v, place) for p, v in goals]
 

@@ -45,6 +45,11 @@ class Place:
         return parameter.name
 
 
+def is_call(pattern: Any) -> bool:
+    """Whether a pattern is matched by a call of its own."""
+    return isinstance(pattern, fx.Node) and isinstance(pattern.target, OperatorPattern)
+
+
 def callee_span(rule: CompiledRule, pattern: fx.Node) -> Span:
     """Where the rule names the operator of a call; all of it, if it has a sign."""
     span: Span = pattern.meta["span"]
