@@ -8,10 +8,11 @@ from typing import Any
 import attrs
 
 from rewrite_engine.errors import RewriteError
+from rewrite_engine.graph_text import Model
 from rewrite_engine.matching.match import Match
 from rewrite_engine.report import Report, RuleReport
 from rewrite_engine.rewriting.build import Built
-from rewrite_engine.rewriting.run import Model, Result
+from rewrite_engine.rewriting.run import Result
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.ruleset import RuleSet
 

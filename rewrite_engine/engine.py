@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from rewrite_engine.explaining.explanation import Explanation
     from rewrite_engine.extracting.pair import extract_pair
     from rewrite_engine.extracting.selection import extract
+    from rewrite_engine.graph_text import Model
     from rewrite_engine.hooks import Hook, Hooks
     from rewrite_engine.loading import Modules
     from rewrite_engine.matching.machine import Judge
     from rewrite_engine.matching.match import Match
     from rewrite_engine.module_forms import ModuleClass
     from rewrite_engine.rewriting.driver import Limits
-    from rewrite_engine.rewriting.run import Model, Recompile, Result
+    from rewrite_engine.rewriting.run import Recompile, Result
     from rewrite_engine.ruleset import RuleSet
     from rewrite_engine.verification.report import Verification
     from rewrite_engine.verification.verify import verify

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from rewrite_engine.caching.known_file import KnownFile
+    from rewrite_engine.graph_text import Model
     from rewrite_engine.matching.machine import Judge
     from rewrite_engine.matching.program import Program
     from rewrite_engine.rewriting.driver import Limits
-    from rewrite_engine.rewriting.run import Model, Recompile, Result, Watcher
+    from rewrite_engine.rewriting.run import Recompile, Result, Watcher
 
 
 @attrs.frozen(eq=False, slots=False)

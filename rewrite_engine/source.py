@@ -15,6 +15,10 @@ class Span:
     start: int
     end: int
 
+    def of(self, text: str) -> str:
+        """What stands there in a text."""
+        return text[self.start : self.end]
+
     def to(self, other: Span) -> Span:
         """The span from the start of this one to the end of `other`."""
         return Span(self.start, other.end)

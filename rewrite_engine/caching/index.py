@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Set
+from collections.abc import Iterable, Set
 from typing import Any, Final
 
 import attrs
@@ -77,13 +77,6 @@ class Index:
         there = {i for i, names in enumerate(self.places) if names & calls}
         demands = enumerate(self.demands)
         return {i for i, each in demands if any(need <= there for need in each.needs)}
-
-    def kept_phases(self, names: Container[str]) -> tuple[Phase, ...]:
-        """The phases with some of their rules only."""
-        return tuple(
-            attrs.evolve(phase, rules=tuple(n for n in phase.rules if n in names))
-            for phase in self.phases
-        )
 
     @paused_gc()
     def completed(self, report: Report) -> Report:

@@ -99,7 +99,8 @@ class KnownFile:
         if found.errors or {rule.name for rule in found.file.rules} != names:
             return None
         rules, _ = self._with_sources(found)
-        return RuleFile(rules, phases=self.index.kept_phases(names))
+        phases = tuple(phase.only(names) for phase in self.index.phases)
+        return RuleFile(rules, phases=phases)
 
     def _examined(self, texts: Sequence[str]) -> Examination:
         source = Source(self.sources[0].name, texts[0])
@@ -133,5 +134,5 @@ def _parts(text: str, spans: Iterable[Span]) -> Iterator[str]:
         blanks = min(span.start, len(text)) - end
         # An item begins on a line of its own.
         yield " " * (blanks - 1) + "\n" if blanks > 0 else ""
-        yield text[span.start : span.end]
+        yield span.of(text)
         end = span.end

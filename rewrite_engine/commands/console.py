@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from rich import box
 from rich.console import Console
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +31,21 @@ def output() -> Console:
 def errors() -> Console:
     """Messages and progress."""
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_heading(title: str, out: Console) -> None:
+    """A title on a line across the terminal, set off from what is above it."""
+    out.print()
+    out.print(Rule(title, align="left", style="dim"), soft_wrap=False)
+
+
+def table_of(first: str, *counts: str) -> Table:
+    """A table whose rows have a name and some counts."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column(first, overflow="fold")
+    for heading in counts:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def print_table(table: Table, out: Console) -> None:

@@ -6,9 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
 from rewrite_engine.commands.options import add_trust_pickle
@@ -55,10 +52,7 @@ def _models(arguments: argparse.Namespace) -> Iterator[ExportedProgram]:
 
 
 def _print(found: tuple[RuleCoverage, ...], models: int) -> None:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("rule", no_wrap=True)
-    for heading in ("rewrites", "refusals", "parts taken"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = console.table_of("rule", "rewrites", "refusals", "parts taken")
     for rule in found:
         taken = f"{len(rule.taken) - len(rule.never)} of {len(rule.taken)}"
         counts = (str(rule.matches), str(rule.refused), taken)

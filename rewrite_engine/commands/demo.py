@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -50,7 +49,9 @@ def _print_run(demo: Demo, out: Console) -> None:
 
 
 def _print_differences(differences: Differences, out: Console) -> None:
-    _print_heading("largest difference to the original after one training step", out)
+    console.print_heading(
+        "largest difference to the original after one training step", out
+    )
     table = Table.grid(padding=(0, 2))
     table.add_row("outputs", f"{differences.outputs:.1e}")
     table.add_row("gradients", f"{differences.gradients:.1e}")
@@ -60,9 +61,9 @@ def _print_differences(differences: Differences, out: Console) -> None:
 
 
 def _print_match(demo: Demo, out: Console) -> None:
-    _print_heading("one match, before", out)
+    console.print_heading("one match, before", out)
     _print_lines(demo.before, "red", out)
-    _print_heading("and after", out)
+    console.print_heading("and after", out)
     _print_lines(demo.after, "green", out)
 
 
@@ -75,8 +76,3 @@ def _print_lines(lines: tuple[str, ...], style: str, out: Console) -> None:
             part.rstrip()
             indent = (0, 0, 0, 4 if number else 0)
             out.print(Padding(part, indent, expand=False), soft_wrap=False)
-
-
-def _print_heading(title: str, out: Console) -> None:
-    out.print()
-    out.print(Rule(title, align="left", style="dim"), soft_wrap=False)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rewrite_engine.commands import console
@@ -24,10 +22,7 @@ def print_report(rules: Sequence[RuleReport], out: Console) -> None:
     """
     tried = [rule for rule in rules if rule.candidates]
     shown = rules if len(rules) <= _MOST_ROWS else tried
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("rule", overflow="fold")
-    for heading in ("candidates", "matches", "refusals", "ms"):
-        table.add_column(heading, justify="right")
+    table = console.table_of("rule", "candidates", "matches", "refusals", "ms")
     for rule in shown:
         table.add_row(*_row(rule), style="" if rule.candidates else "dim")
     out.print()

@@ -7,7 +7,6 @@ import re
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.rule import Rule
 from rich.text import Text
 
 from rewrite_engine.commands import console
@@ -124,7 +123,7 @@ def _print_rule(rule: CompiledRule, out: Console) -> None:
     _print_graph("matcher", rule.matcher, out)
     _print_graph("replacement", rule.replacement, out)
     instances = rule.instances()
-    _print_heading(console.counted(len(instances), "instance"), out)
+    console.print_heading(console.counted(len(instances), "instance"), out)
     for number, instance in enumerate(instances):
         out.print(f"{number:4}  {_calls(instance)}")
 
@@ -132,14 +131,9 @@ def _print_rule(rule: CompiledRule, out: Console) -> None:
 def _print_graph(title: str, module: fx.GraphModule, out: Console) -> None:
     from rewrite_engine.graph_text import graph_text
 
-    _print_heading(title, out)
+    console.print_heading(title, out)
     lines = graph_text(module, types=False).splitlines()[1:]
     out.print(_HOMES.sub("", "\n".join(line.removeprefix("  ") for line in lines)))
-
-
-def _print_heading(title: str, out: Console) -> None:
-    out.print()
-    out.print(Rule(title, align="left", style="dim"), soft_wrap=False)
 
 
 def _calls(instance: Instance) -> str:

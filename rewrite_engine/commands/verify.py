@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
 from rewrite_engine.commands import console
 from rewrite_engine.commands.libraries import rule_path
 from rewrite_engine.commands.outcome import DONE, FINDINGS
@@ -64,10 +61,7 @@ def _natural(text: str) -> int:
 def _print(found: Verification, out: Console) -> None:
     from rewrite_engine.verification.report import COLUMNS, cells
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("rule", overflow="fold")
-    for heading in COLUMNS:
-        table.add_column(heading, justify="right")
+    table = console.table_of("rule", *COLUMNS)
     for rule in found.rules:
         table.add_row(rule.name, *cells(rule).values())
     console.print_table(table, out)

@@ -8,7 +8,7 @@ name is a graph value or a literal and never both, and every name that is read i
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 from typing import Literal as OneOf
 
@@ -440,6 +440,10 @@ class Phase:
     once: bool
     rules: tuple[str, ...]
 
+    def only(self, names: Container[str]) -> Phase:
+        """The phase with some of its rules."""
+        return attrs.evolve(self, rules=tuple(n for n in self.rules if n in names))
+
 
 @attrs.frozen
 class RuleFile:
@@ -457,10 +461,7 @@ class RuleFile:
         `once`, each at most once at each place.
         """
         rules = tuple(rule for rule in self.rules if rule.name in names)
-        phases = [
-            attrs.evolve(phase, rules=tuple(n for n in phase.rules if n in names))
-            for phase in self.phases
-        ]
+        phases = [phase.only(names) for phase in self.phases]
         together = Phase(True, tuple(rule.name for rule in rules))
         return RuleFile(
             rules,

@@ -39,6 +39,6 @@ def _check_pattern(
         for parameter in item.parameters
         if isinstance(parameter, nodes.Name)
     }
-    text = scope.source.text[item.span.start : item.span.end]
+    words = words_of(item.span.of(scope.source.text))
     frame = Frame(scope, parameters, expanding=(definition,))
-    Left(scope, operators, LeftNames(words_of(text))).term(item.value, frame)
+    Left(scope, operators, LeftNames(words)).term(item.value, frame)

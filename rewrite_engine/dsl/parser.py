@@ -132,7 +132,7 @@ class _Reader:
             self.parts.append(Part(self._text(span), span, items, docs, levels))
 
     def _text(self, span: Span) -> str:
-        return self.source.text[span.start : span.end]
+        return span.of(self.source.text)
 
 
 def _in_order(problems: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:

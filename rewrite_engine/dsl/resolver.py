@@ -123,8 +123,8 @@ class _LeftSide:
 
     def _left(self) -> Left:
         """What resolves this left side; a wrong family has no rows."""
-        span, use = self.rule.span, self.rule.family
-        words = words_of(self.scope.source.text[span.start : span.end])
+        use = self.rule.family
+        words = words_of(self.rule.span.of(self.scope.source.text))
         left = Left(self.scope, self.operators, LeftNames(words))
         if use is None:
             return left

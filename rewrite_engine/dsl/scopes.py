@@ -165,8 +165,8 @@ class Scope:
 
 def span_of_name(source: Source, within: Span, name: str) -> Span:
     """Where a name first stands as a whole word in a stretch of the source."""
-    text = source.text[within.start : within.end]
-    found = re.search(rf"(?<![\w.$]){re.escape(name)}(?!\w)", text)
+    word = rf"(?<![\w.$]){re.escape(name)}(?!\w)"
+    found = re.search(word, within.of(source.text))
     if found is None:
         return within
     return Span(within.start + found.start(), within.start + found.end())
@@ -175,9 +175,7 @@ def span_of_name(source: Source, within: Span, name: str) -> Span:
 def spans_of_names(source: Source, within: Span) -> dict[str, Span]:
     """Where each word first stands in a stretch of the source."""
     found: dict[str, Span] = {}
-    for word in re.finditer(
-        r"(?<![\w.$])\w+'?", source.text[within.start : within.end]
-    ):
+    for word in re.finditer(r"(?<![\w.$])\w+'?", within.of(source.text)):
         start, end = word.span()
         place = Span(within.start + start, within.start + end)
         found.setdefault(word[0], place)

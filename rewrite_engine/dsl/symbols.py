@@ -164,7 +164,7 @@ class _Names:
         end = self.text.find("{", node.span.start, node.span.end)
         span = Span(node.span.start, node.span.end if end < 0 else end)
         for word in self._words(span)[1:]:
-            name = self.text[word.start : word.end]
+            name = word.of(self.text)
             if isinstance(node, nodes.Use):
                 self._refer(self.scope.find(name) or self.scope.rules.get(name), word)
             else:
@@ -172,7 +172,7 @@ class _Names:
 
     def _rules(self, rules: tuple[str, ...], within: Span) -> None:
         for word in self._words(within):
-            name = self.text[word.start : word.end]
+            name = word.of(self.text)
             if name in rules:
                 self._refer(self.scope.rules.get(name), word)
 
@@ -247,7 +247,7 @@ class _Names:
 
     def _words(self, within: Span) -> list[Span]:
         """Where the words of a stretch of the file stand, without signs and primes."""
-        found = re.finditer(r"\w+", self.text[within.start : within.end])
+        found = re.finditer(r"\w+", within.of(self.text))
         return [
             Span(within.start + word.start(), within.start + word.end())
             for word in found

@@ -50,7 +50,7 @@ def _explain_end(
 def _place(source: Source, overview: Scan, part: Span, fault: SyntaxFault) -> Place:
     span = fault.span
     return Place(
-        found=source.text[span.start : span.end],
+        found=span.of(source.text),
         before=_code(source, overview, Span(part.start, span.start)),
         after=source.text[span.end : part.end],
         expected=fault.expected,
@@ -59,7 +59,7 @@ def _place(source: Source, overview: Scan, part: Span, fault: SyntaxFault) -> Pl
 
 def _code(source: Source, overview: Scan, span: Span) -> str:
     """Text of a span with its comments blanked out."""
-    text = list(source.text[span.start : span.end])
+    text = list(span.of(source.text))
     for comment in overview.comments:
         start = max(comment.span.start, span.start) - span.start
         end = min(comment.span.end, span.end) - span.start

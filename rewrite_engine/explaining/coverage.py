@@ -12,11 +12,12 @@ from torch import fx
 from rewrite_engine.explaining.dry_run import dry_run
 from rewrite_engine.explaining.nearest import Reading, nearest
 from rewrite_engine.explaining.places import places
+from rewrite_engine.graph_text import Model
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.program import Program
 from rewrite_engine.matching.reference import ROW
-from rewrite_engine.rewriting.run import Model, states
+from rewrite_engine.rewriting.run import states
 
 _PLACES: Final = 1_000
 """Places of one graph at which a rule is looked at."""
@@ -116,6 +117,6 @@ def _options(node: fx.Node) -> list[Any]:
 
 def _written(rule: CompiledRule, node: fx.Node) -> str:
     span = node.meta["span"]
-    text = " ".join(rule.source.text[span.start : span.end].split())
+    text = " ".join(span.of(rule.source.text).split())
     line = rule.source.position(span.start).line
     return f"`{text if len(text) < 50 else text[:49] + '…'}` of line {line}"

@@ -22,10 +22,11 @@ from rewrite_engine.explaining.graphs import graph_names, inner_graphs, node_of
 from rewrite_engine.explaining.nearest import Reading, near_miss, nearest
 from rewrite_engine.explaining.places import calls_of, places, places_of
 from rewrite_engine.explaining.steps import callee_span, is_call
+from rewrite_engine.graph_text import Model
 from rewrite_engine.lowering.patterns import roots_of
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.matching.program import Program
-from rewrite_engine.rewriting.run import Model, states
+from rewrite_engine.rewriting.run import states
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.rewriting.turns import TURN
 

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 import attrs
 from torch import fx
 
+from rewrite_engine.graph_text import Model
 from rewrite_engine.lowering.rule import CompiledRule
-from rewrite_engine.rewriting.run import Model
 from rewrite_engine.source import Span
 
 Kind: TypeAlias = Literal[

@@ -16,10 +16,9 @@ from rewrite_engine.explaining.explanation import (
     RuleExplanation,
 )
 from rewrite_engine.explaining.graphs import node_name
-from rewrite_engine.graph_text import line_writer
+from rewrite_engine.graph_text import Model, line_writer
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.model_source import model_source
-from rewrite_engine.rewriting.run import Model
 
 NEAR: Final = 0.5
 """The share of a rule's steps that hold where a place is worth showing."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
 
 from torch import fx
 from torch.export import ExportedProgram
 
 from rewrite_engine.errors import GraphError
 from rewrite_engine.extracting.writing import Literals, RuleWriter, rule_text
-
-Model: TypeAlias = fx.GraphModule | ExportedProgram
+from rewrite_engine.graph_text import Model
 
 _CALLS = ("call_function", "call_method", "call_module")
 _DOC = "What is matched is built again: write on the right what takes its place."

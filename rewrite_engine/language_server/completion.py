@@ -119,7 +119,7 @@ def _definitions(scope: Scope, kind: type) -> Iterator[types.CompletionItem]:
 
 def _definition(definition: Definition) -> types.CompletionItem:
     kind, item = ITEM_KINDS[type(definition.item)], definition.item
-    text = definition.scope.source.text[item.span.start : item.span.end]
+    text = item.span.of(definition.scope.source.text)
     return types.CompletionItem(
         item.name,
         kind=_KINDS[kind],
@@ -134,7 +134,7 @@ def _parameters(document: Document, cursor: Cursor) -> Iterator[types.Completion
     call = cursor.call
     if call is None or cursor.prefix.startswith("$") or cursor.before == "=":
         return
-    item_text = document.text[cursor.item.start : cursor.item.end]
+    item_text = cursor.item.of(document.text)
     seen = set(call.keywords)
     for signature in signatures(document.scope, call.callee, item_text):
         positional = [p for p in signature.parameters if not p.keyword_only]

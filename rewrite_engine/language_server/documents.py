@@ -108,7 +108,7 @@ class Documents:
     _texts: dict[str, tuple[str, int | None]] = attrs.field(factory=dict)
     _examined: dict[str, Document] = attrs.field(factory=dict)
     _parts: dict[str, dict[str, Part]] = attrs.field(factory=dict)
-    _last: tuple[Source, Positions] = attrs.field(factory=lambda: _positioned(""))
+    _last: tuple[Source, Positions] | None = None
     """The positions that were asked for last: findings come file by file."""
 
     # --- texts ---
@@ -196,7 +196,7 @@ class Documents:
 
     def range(self, source: Source, span: Span) -> types.Range:
         """A stretch of a source as the protocol has it."""
-        if source is not self._last[0]:
+        if self._last is None or source is not self._last[0]:
             self._last = source, Positions(source.text, self.encoding)
         return self._last[1].range(span)
 
@@ -233,10 +233,6 @@ class Documents:
         )
         positions = Positions(text, self.encoding)
         return Document(uri, path, source, positions, examination, version)
-
-
-def _positioned(text: str) -> tuple[Source, Positions]:
-    return Source("", text), Positions(text)
 
 
 def location(documents: Documents, source: Source, span: Span) -> types.Location:

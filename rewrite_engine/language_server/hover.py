@@ -96,7 +96,7 @@ def _of_symbol(scope: Scope, symbol: Symbol) -> Iterator[str]:
     if symbol.is_local:
         yield from _of_name(scope, symbol)
         return
-    whole = symbol.source.text[item.span.start : item.span.end]
+    whole = item.span.of(symbol.source.text)
     is_rule = isinstance(item, nodes.RuleDef)
     yield _code(whole.partition("{")[0].rstrip() if is_rule else whole)
     yield from filter(None, [getattr(item, "doc", "")])
@@ -108,7 +108,7 @@ def _of_name(scope: Scope, symbol: Symbol) -> Iterator[str]:
     item, name = symbol.item, symbol.name
     if symbol.kind == "slot":
         yield f"`{name}`: the operator of the family"
-        yield _schemas(scope, name, _text(symbol.source.text, item.span))
+        yield _schemas(scope, name, item.span.of(symbol.source.text))
         return
     kind: NameKind = symbol.kind  # type: ignore[assignment]  # what is local is no item
     yield f"`{name}`: {DESCRIPTIONS[kind].format(name)}"
@@ -118,7 +118,7 @@ def _of_name(scope: Scope, symbol: Symbol) -> Iterator[str]:
             yield _code("\n".join(lines))
     if isinstance(item, nodes.TestDef):
         given = [g for g in item.given if g.name == name]
-        yield from (_code(_text(symbol.source.text, g.span)) for g in given)
+        yield from (_code(g.span.of(symbol.source.text)) for g in given)
 
 
 def _bound(rule: nodes.RuleDef, symbol: Symbol) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _bound(rule: nodes.RuleDef, symbol: Symbol) -> Iterator[str]:
     kinds = nodes.Bind | nodes.Replace | nodes.Constructed
     for statement in (*rule.left, *rule.right):
         if isinstance(statement, kinds) and statement.name == symbol.name:
-            yield _text(symbol.source.text, statement.span)
+            yield statement.span.of(symbol.source.text)
 
 
 def _guards(rule: nodes.RuleDef, name: str) -> Iterator[str]:
@@ -141,7 +141,7 @@ def _guards(rule: nodes.RuleDef, name: str) -> Iterator[str]:
 
 
 def _of_word(document: Document, word: Span) -> Iterator[str]:
-    text = _text(document.text, word)
+    text = word.of(document.text)
     after = document.text[word.end :].lstrip()
     if after.startswith("=") and not after.startswith(("==", "=>")):
         yield from _of_parameter(document, word, text)
@@ -159,7 +159,7 @@ def _of_parameter(document: Document, word: Span, name: str) -> Iterator[str]:
     cursor = cursor_at(document.text, word.start)
     if cursor.call is None:
         return
-    item_text = _text(document.text, cursor.item)
+    item_text = cursor.item.of(document.text)
     for signature in signatures(document.scope, cursor.call.callee, item_text):
         parameter = signature.parameter(name)
         if parameter is not None:
@@ -173,10 +173,6 @@ def _schemas(scope: Scope, callee: str, item_text: str = "") -> str:
     more = len(found) - _MOST_SCHEMAS
     shown = found[:_MOST_SCHEMAS] + ([f"# and {more} more"] if more > 0 else [])
     return _code("\n".join(shown))
-
-
-def _text(text: str, span: Span) -> str:
-    return text[span.start : span.end]
 
 
 def _code(text: str) -> str:

@@ -12,6 +12,7 @@ from torch import fx
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
+from rewrite_engine.dsl.walk import walk
 from rewrite_engine.graph_facts import value_readers
 from rewrite_engine.lowering.functions import FUNCTIONS, OF_THE_GRAPH, node_of
 from rewrite_engine.lowering.literals import literals_equal
@@ -45,7 +46,7 @@ def compile_guard(
     """`patterns` gives the pattern of each `v ~ p` in the guard by its span."""
     reads, binds = frozenset(_reads(expr)), frozenset(_binds(expr))
     evaluate = _compile(expr, patterns)
-    is_local = all(map(_is_local, _parts(expr)))
+    is_local = all(map(_is_local, walk(expr)))
     return Condition(text, reason, reads - binds, binds, evaluate, is_local)
 
 
@@ -66,7 +67,7 @@ def names_bound(expr: nodes.Expr) -> tuple[str, ...]:
 
 def reads_only_types(expr: nodes.Expr) -> bool:
     """Whether an expression asks nothing about a graph but types and literals."""
-    parts = list(_parts(expr))
+    parts = list(walk(expr))
     return all(map(_is_local, parts)) and not any(
         isinstance(part, nodes.IsConst) for part in parts
     )
@@ -79,12 +80,6 @@ def _is_local(part: nodes.Expr) -> bool:
     if isinstance(part, nodes.Call):
         return part.callee.id not in OF_THE_GRAPH
     return not isinstance(part, nodes.Matches)
-
-
-def _parts(expr: nodes.Expr) -> Iterator[nodes.Expr]:
-    yield expr
-    for child in _children(expr):
-        yield from _parts(child)
 
 
 def _reads(expr: nodes.Expr) -> Iterator[str]:
@@ -103,12 +98,11 @@ def _reads(expr: nodes.Expr) -> Iterator[str]:
 
 
 def _binds(expr: nodes.Expr) -> Iterator[str]:
-    if isinstance(expr, nodes.HasType):
-        for dim in expr.type.shape or ():
-            if isinstance(dim, (nodes.LiteralName, nodes.Star)):
-                yield dim.id
-    for child in _children(expr):
-        yield from _binds(child)
+    for part in walk(expr):
+        if isinstance(part, nodes.HasType):
+            dims = part.type.shape or ()
+            named = (d for d in dims if isinstance(d, nodes.LiteralName | nodes.Star))
+            yield from (dim.id for dim in named)
 
 
 def _children(expr: nodes.Expr) -> tuple[nodes.Expr, ...]:

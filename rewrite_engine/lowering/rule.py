@@ -60,7 +60,7 @@ class CompiledRule:
     @property
     def source_text(self) -> str:
         """The rule as written."""
-        return self.source.text[self.span.start : self.span.end]
+        return self.span.of(self.source.text)
 
     def running(self, *, once: bool) -> CompiledRule:
         """The same rule with the strategy that a phase gives it."""

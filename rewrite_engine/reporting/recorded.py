@@ -10,9 +10,10 @@ import attrs
 from rewrite_engine.explaining.explain import explain
 from rewrite_engine.explaining.explanation import NearMiss
 from rewrite_engine.explaining.text import NEAR, NodeText, miss_text
+from rewrite_engine.graph_text import Model
 from rewrite_engine.reporting.page import Miss, Record
 from rewrite_engine.reporting.recording import Recording
-from rewrite_engine.rewriting.run import Model, Result
+from rewrite_engine.rewriting.run import Result
 from rewrite_engine.ruleset import RuleSet
 
 _MISSES: Final = 5

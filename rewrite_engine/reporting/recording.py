@@ -12,12 +12,11 @@ from torch import fx, nn
 
 from rewrite_engine.explaining.dialects import call_text
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.graph_text import line_writer
+from rewrite_engine.graph_text import Model, line_writer
 from rewrite_engine.matching.match import Match
 from rewrite_engine.reporting.layout import Drawing, DrawnNode, NodeKind
 from rewrite_engine.reporting.rows import Row, Snapshot, aligned, grouped
 from rewrite_engine.rewriting.build import Built
-from rewrite_engine.rewriting.run import Model
 from rewrite_engine.rewriting.state import State
 from rewrite_engine.tensor_types import attribute
 

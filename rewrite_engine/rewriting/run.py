@@ -15,6 +15,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from rewrite_engine.collector import paused_gc
+from rewrite_engine.graph_text import Model
 from rewrite_engine.matching.machine import Judge
 from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.matcher import candidates, match_at
@@ -36,7 +37,6 @@ from rewrite_engine.rewriting.turns import TURN
 
 _log = logging.getLogger(__name__)
 
-Model: TypeAlias = fx.GraphModule | ExportedProgram
 Recompile: TypeAlias = Literal["eager", "lazy"]
 """When a changed module gets its code: at once, or when it is first needed."""
 Watcher: TypeAlias = Callable[[State], Watch]
