@@ -168,18 +168,17 @@ def table() -> Table:
 
 
 def parse(text: str, part: Span, builder: object, max_levels: int) -> tuple[Any, int]:
-    """What the builder made of a part of a text, and of how many levels.
-
-    Spans are places in the whole text.
+    """What the builder made of a part of a text, and of how many levels; spans are
+    places in the whole text.
 
     Raises SyntaxFault or, if productions are nested deeper than `max_levels`, TooDeep.
     """
     automaton = table()
-    rows, settled = automaton.rows, automaton.settled
+    rows, settled, kept = automaton.rows, automaton.settled, automaton.kept
     # The stack: a state more than there are values, with the start of each and the
     # levels of productions below it.
     states, values, starts, levels = [0], list[Any](), list[int](), list[int]()
-    at, end = part.start, part.start
+    at = end = part.start
     while True:
         row = rows[states[-1]]
         kind, start, at = automaton.token(row, text, at, part.end)
@@ -214,9 +213,7 @@ def parse(text: str, part: Span, builder: object, max_levels: int) -> tuple[Any,
             raise automaton.fault(states, kind, Span(start, at))
         end = at
         states.append(action)
-        values.append(
-            Word(text[start:end], Span(start, end)) if kind in automaton.kept else None
-        )
+        values.append(Word(text[start:end], Span(start, end)) if kind in kept else None)
         starts.append(start)
         levels.append(0)
 
