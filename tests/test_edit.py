@@ -10,16 +10,15 @@ import torch
 from torch import fx
 
 from rewrite_engine import edit
+from tests.graphs import graph_of
 
 aten = torch.ops.aten
 
 
 def chain() -> fx.GraphModule:
-    graph = fx.Graph()
-    x, y = graph.placeholder("x"), graph.placeholder("y")
-    total = graph.call_function(aten.add.Tensor, (x, y))
-    graph.output(graph.call_function(aten.cat.default, ([total, x, y], 1)))
-    return fx.GraphModule(torch.nn.Module(), graph)
+    return graph_of(
+        lambda f, x, y: f(aten.cat.default, ([f(aten.add.Tensor, (x, y)), x, y], 1))
+    )
 
 
 def state(graph: fx.Graph) -> dict[str, Any]:

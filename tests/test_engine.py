@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from rewrite_engine.graph_text import graph_text
 from rewrite_engine.rewriting.module_state import ModuleState
 from rewrite_engine.rewriting.safety import Refused
 from rewrite_engine.rewriting.transaction import Transaction
+from tests.graphs import graph_of
 
 aten = torch.ops.aten
 FUSE = load("qat_fuse")
@@ -33,13 +32,6 @@ def conv_bn(**options: Any) -> nn.Sequential:
 
 def exported(model: nn.Module, *inputs: torch.Tensor, **options: Any) -> Any:
     return torch.export.export(model.train(), inputs, **options)
-
-
-def graph_of(body: Any, inputs: int = 2) -> fx.GraphModule:
-    graph = fx.Graph()
-    values = [graph.placeholder(f"x{i}") for i in range(inputs)]
-    graph.output(body(graph.call_function, *values))
-    return fx.GraphModule(nn.Module(), graph)
 
 
 X = torch.randn(2, 3, 8, 8)
@@ -378,30 +370,6 @@ def test_the_report_reads_well() -> None:
     ]  # fmt: skip
 
 
-def test_results_do_not_depend_on_the_hash_seed() -> None:
-    code = """
-import torch
-from rewrite_engine import engine, load
-from rewrite_engine.graph_text import graph_text
-model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-gm = torch.export.export(model.train(), (torch.randn(2, 3, 8, 8),)).module()
-engine.apply(gm, load("qat_fuse"))
-print(graph_text(gm))
-"""
-    texts = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
-            cwd=Path(__file__).parents[1],
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(texts) == 1
-
-
 # --- loading ---
 
 
@@ -453,9 +421,6 @@ def test_parameters_made_in_inference_mode_train() -> None:
 
 @pytest.mark.parametrize("stride", [2, [2, 2], (2, 2)])
 def test_a_number_is_the_list_that_torch_makes_of_it(stride: Any) -> None:
-    graph = torch.fx.Graph()
-    x, w = graph.placeholder("x"), graph.placeholder("w")
-    graph.output(graph.call_function(torch.conv2d, (x, w, None, stride)))
-    gm = fx.GraphModule(nn.Module(), graph)
+    gm = graph_of(lambda f, x, w: f(torch.conv2d, (x, w, None, stride)))
     rules = loads("rule r once { y = conv2d(x, w, b?, 2) => y' = conv2d(x, w, b, 3) }")
     assert engine.apply(gm, rules).report.matches == 1

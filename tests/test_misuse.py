@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 
 from rewrite_engine import engine, load, loads
+from tests.graphs import chain, graph_of
 
 aten = torch.ops.aten
 
@@ -36,20 +37,13 @@ LINEAR = loads(
 
 
 def relu_twice() -> fx.GraphModule:
-    graph = fx.Graph()
-    y = graph.call_function(aten.relu.default, (graph.placeholder("x"),))
-    graph.output(graph.call_function(aten.relu.default, (y,)))
-    return fx.GraphModule(nn.Module(), graph)
+    return chain(aten.relu.default, aten.relu.default)
 
 
 def scaled(weight: torch.Tensor) -> fx.GraphModule:
-    graph = fx.Graph()
-    x, w = graph.placeholder("x"), graph.get_attr("w")
-    double = graph.call_function(aten.mul.Tensor, (w, 2.0))
-    graph.output(graph.call_function(aten.mul.Tensor, (x, double)))
-    root = nn.Module()
-    root.register_buffer("w", weight)
-    return fx.GraphModule(root, graph)
+    return graph_of(
+        lambda f, x, w: f(aten.mul.Tensor, (x, f(aten.mul.Tensor, (w, 2.0)))), w=weight
+    )
 
 
 @pytest.mark.parametrize(

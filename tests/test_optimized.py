@@ -14,8 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = (
-    *("tests/matching", "tests/language/test_chains.py", "tests/dsl/test_validator.py"),
-    *("tests/rewriting/test_safety.py", "tests/test_edit.py"),
+    *("tests/matching/test_matchers.py", "tests/language/test_chains.py"),
+    *("tests/dsl/test_validator.py", "tests/rewriting/test_safety.py"),
+    "tests/test_edit.py",
 )
 
 

@@ -64,26 +64,16 @@ def test_items_cut_off_at_every_character(
     assert_harmless(found, measured)
 
 
-def truncations(path: Path, step: int) -> None:
-    text = path.read_text()
-    for end in range(0, len(text), step):
-        try:
-            loader.load_text(text[:end])
-        except RuleError as error:
-            assert all(d.span.end <= end for d in error.diagnostics)
-
-
-@pytest.mark.figure("R10")
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_file_cut_off_anywhere_is_read_or_refused(path: Path) -> None:
-    truncations(path, step=211)
-
-
 @pytest.mark.figure("R10")
 @pytest.mark.long
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_file_cut_off_at_every_character(path: Path) -> None:
-    truncations(path, step=1)
+    text = path.read_text()
+    for end in range(len(text)):
+        try:
+            loader.load_text(text[:end])
+        except RuleError as error:
+            assert all(d.span.end <= end for d in error.diagnostics)
 
 
 ATTACKS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,16 +12,9 @@ from torch import fx, nn
 from rewrite_engine import GraphError, engine, loads
 from rewrite_engine.explaining.text import explanation_text
 from rewrite_engine.graph_text import graph_text
+from tests.graphs import chain, graph_of
 
 aten = torch.ops.aten
-
-
-def graph_of(body: Callable[..., Any], inputs: int = 3) -> fx.GraphModule:
-    """A graph whose calls are those that `body` makes through its first argument."""
-    graph = fx.Graph()
-    values = [graph.placeholder(f"x{i}") for i in range(inputs)]
-    graph.output(body(graph.call_function, *values))
-    return fx.GraphModule(nn.Module(), graph)
 
 
 class Model(nn.Module):
@@ -57,12 +49,12 @@ def test_a_miss_is_shown_three_ways() -> None:
 
 
 def test_the_places_that_are_not_shown_are_counted() -> None:
-    def chain(f: Any, x: fx.Node, *_: fx.Node) -> fx.Node:
+    def scaled(f: Any, x: fx.Node) -> fx.Node:
         for _place in range(6):
             x = f(aten.mul.Tensor, (f(aten.tanh.default, (x,)), 2.0))
         return x
 
-    explanation = engine.explain(graph_of(chain), SCALED)
+    explanation = engine.explain(graph_of(scaled), SCALED)
     text = str(explanation)
     assert text.count("near miss at") == 3
     assert "\n  and 3 more where at least half of the steps hold: " in text
@@ -119,7 +111,7 @@ def test_what_another_rule_takes_first_is_said() -> None:
         """
     )
     gm = graph_of(
-        lambda f, x, *_: f(
+        lambda f, x: f(
             aten.relu.default,
             (f(aten.tanh.default, (f(aten.relu.default, (x,)),)),),
         )
@@ -132,7 +124,7 @@ def test_what_another_rule_takes_first_is_said() -> None:
 
 def test_rules_that_never_end_are_said_to() -> None:
     rules = loads("rule grow { z = neg(x) => z' = neg(neg(neg(x))) }")
-    gm = graph_of(lambda f, x, *_: f(aten.neg.default, (x,)))
+    gm = graph_of(lambda f, x: f(aten.neg.default, (x,)))
     before = copy.deepcopy(gm)
     explanation = engine.explain(gm, rules)
     assert explanation.stopped is not None
@@ -156,7 +148,9 @@ def test_another_dialect_is_named_as_such(relation: str) -> None:
         "overload": lambda x, y, z: (x, 1),
         "decomposed": lambda x, y, z: (z, x, y),
     }[relation]
-    gm = graph_of(lambda f, *v: f(aten.relu.default, (f(target, arguments(*v)),)))
+    gm = graph_of(
+        lambda f, x, y, z: f(aten.relu.default, (f(target, arguments(x, y, z)),))
+    )
     (explained,) = engine.explain(gm, rules).rules
     miss = explained.near_misses[0]
     assert miss.first.kind == "dialect"
@@ -183,7 +177,7 @@ def test_a_module_where_the_rule_has_functions() -> None:
 
 def test_a_second_root_that_is_not_there() -> None:
     rules = loads("rule r { a = relu(x)  b = tanh(x) => a' = sigmoid(x)  b' = exp(x) }")
-    gm = graph_of(lambda f, x, *_: f(aten.relu.default, (x,)))
+    gm = graph_of(lambda f, x: f(aten.relu.default, (x,)))
     (miss,) = engine.explain(gm, rules).near_misses
     assert miss.first.kind in ("missing", "operator")
     assert "tanh" in rules["r"].source.text[slice(*_ends(miss.first.span))]
@@ -193,19 +187,11 @@ def _ends(span: Any) -> tuple[int, int]:
     return span.start, span.end
 
 
-def chained(*targets: Any) -> fx.GraphModule:
-    def body(f: Any, x: fx.Node, *_: fx.Node) -> fx.Node:
-        for target in targets:
-            x = f(target.default, (x,))
-        return x
-
-    return graph_of(body)
-
-
 def test_a_chain_without_a_link() -> None:
     rules = loads("rule r { z = sigmoid(relu^+(tanh(x))) => z' = sigmoid(x) }")
-    assert engine.find(chained(aten.tanh, aten.relu, aten.relu, aten.sigmoid), rules)
-    gm = chained(aten.tanh, aten.sigmoid)
+    calls = aten.tanh, aten.relu, aten.relu, aten.sigmoid
+    assert engine.find(chain(*(call.default for call in calls)), rules)
+    gm = chain(aten.tanh.default, aten.sigmoid.default)
     miss = engine.explain(gm, rules).near_misses[0]
     assert (miss.held, miss.steps) == (2, 3)
     assert miss.first.message == (
@@ -216,7 +202,8 @@ def test_a_chain_without_a_link() -> None:
 
 def test_a_chain_with_a_wrong_link() -> None:
     rules = loads("rule r { z = sigmoid(relu^*(tanh(x))) => z' = sigmoid(x) }")
-    gm = chained(aten.tanh, aten.relu, aten.exp, aten.relu, aten.sigmoid)
+    calls = aten.tanh, aten.relu, aten.exp, aten.relu, aten.sigmoid
+    gm = chain(*(call.default for call in calls))
     miss = engine.explain(gm, rules).near_misses[0]
     assert [node.name for node in miss.first.nodes][:1] == ["exp_default"]
 
@@ -240,7 +227,7 @@ def test_a_node_that_is_not_there() -> None:
 
 
 def test_a_large_graph_is_explained_in_bounded_steps() -> None:
-    def body(f: Any, x: fx.Node, *_: fx.Node) -> fx.Node:
+    def body(f: Any, x: fx.Node) -> fx.Node:
         for _ in range(3000):
             x = f(aten.mul.Tensor, (f(aten.tanh.default, (x,)), 2.0))
         return x
@@ -323,9 +310,7 @@ def test_a_guard_on_what_is_absent_says_so() -> None:
       where $k - 0.5 < 0.1
     => z' = x }
     """)
-    gm = graph_of(
-        lambda f, x, *_: f(aten.div.Tensor, (f(aten.relu.default, (x,)), 6.0))
-    )
+    gm = graph_of(lambda f, x: f(aten.div.Tensor, (f(aten.relu.default, (x,)), 6.0)))
     (miss,) = (m for m in engine.explain(gm, rules).near_misses if m.held == 3)
     assert miss.first.message == "`$k - 0.5 < 0.1` cannot be decided: `$k` is absent"
     assert "`not $k or …`" in (miss.first.hint or "")
@@ -333,16 +318,16 @@ def test_a_guard_on_what_is_absent_says_so() -> None:
 
 def test_a_guard_on_a_type_that_is_not_recorded_says_how_to_record_it() -> None:
     rules = loads("rule r { z = relu(relu(x)) where x: f32 => z' = relu(x) }")
-    gm = chained(aten.relu, aten.relu)
+    gm = chain(aten.relu.default, aten.relu.default)
     (miss,) = (m for m in engine.explain(gm, rules).near_misses if m.held == 2)
-    assert "the type of 'x0' is not known" in miss.first.message
+    assert "the type of 'x' is not known" in miss.first.message
     assert "FakeTensorProp" in (miss.first.hint or "")
 
 
 def test_in_a_chain_of_one_operator_another_literal_is_nearest() -> None:
     rules = loads("rule r { z = add(add(add(a, b), c), 6) => z' = a }")
 
-    def body(f: Any, x: fx.Node, y: fx.Node, *_: fx.Node) -> fx.Node:
+    def body(f: Any, x: fx.Node, y: fx.Node) -> fx.Node:
         for operand in (y, y, y, y, 7, y, y, y, y):
             x = f(aten.add.Tensor, (x, operand))
         return x

@@ -15,20 +15,11 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching.matcher import candidates, match_at
 from rewrite_engine.matching.reference import reference_matches
 from rewrite_engine.ruleset import RuleSet
+from tests.graphs import chain
 
 aten = torch.ops.aten
 
 UNARY = (aten.relu.default, aten.neg.default, aten.sigmoid.default, aten.abs.default)
-
-
-def graph_of(calls: list[Any]) -> fx.GraphModule:
-    """The calls of one another, the first on the input."""
-    graph = fx.Graph()
-    value = graph.placeholder("x")
-    for target in calls:
-        value = graph.call_function(target, (value,))
-    graph.output(value)
-    return fx.GraphModule(nn.Module(), graph)
 
 
 def bindings(rules: RuleSet, gm: fx.GraphModule) -> tuple[list[Any], list[Any]]:
@@ -71,14 +62,14 @@ def test_both_matchers_agree(seed: int) -> None:
         rule r {{ z = {pattern} => z' = neg(neg(x)) }}
         """)
         for _ in range(6):
-            gm = graph_of([draw.choice(UNARY) for _ in range(9)])
+            gm = chain(*(draw.choice(UNARY) for _ in range(9)))
             fast, slow = bindings(rules, gm)
             assert fast == slow
 
 
 def test_the_longest_chain_comes_first() -> None:
     rules = loads("rule r once { z = N@relu^*(x)  y = neg(z) => y' = N(neg(x)) }")
-    gm = graph_of([aten.sigmoid.default, *[aten.relu.default] * 3, aten.neg.default])
+    gm = chain(aten.sigmoid.default, *[aten.relu.default] * 3, aten.neg.default)
     (match,) = engine.find(gm, rules)
     assert str(match.bindings["x"]) == "sigmoid_default"
     assert len(match.bindings["N"].calls) == 3
@@ -93,11 +84,11 @@ def test_the_longest_chain_comes_first() -> None:
 
 def test_a_chain_of_no_links_is_its_operand() -> None:
     rules = loads("rule r once { y = neg(N@relu^*(x)) => y' = N(abs(x)) }")
-    gm = graph_of([aten.neg.default])
+    gm = chain(aten.neg.default)
     engine.apply(gm, rules)
     assert [str(n.target) for n in gm.graph.nodes][1] == "aten.abs.default"
     none = loads("rule r once { y = neg(relu^+(x)) => y' = abs(x) }")
-    assert engine.find(graph_of([aten.neg.default]), none) == ()
+    assert engine.find(chain(aten.neg.default), none) == ()
 
 
 def test_a_link_with_another_reader_ends_the_match_there() -> None:
@@ -128,7 +119,7 @@ def test_names_inside_are_lists_the_outermost_link_first() -> None:
 
 
 def test_long_chains_need_no_recursion() -> None:
-    gm = graph_of([aten.sigmoid.default, *[aten.relu.default] * 1500, aten.neg.default])
+    gm = chain(aten.sigmoid.default, *[aten.relu.default] * 1500, aten.neg.default)
     rules = loads("rule r once { y = neg(N@relu^+(sigmoid(x))) => y' = N(neg(x)) }")
     assert engine.apply(gm, rules).report.rules[0].matches == 1
 
@@ -176,7 +167,7 @@ def test_what_is_captured_is_built_again_once(left: str, right: str) -> None:
         "pattern some(v) = sin(v) | neg^+(v)\n"
         f"rule r once {{ z = abs({left}) => z' = neg({right}) }}"
     )
-    gm = graph_of([aten.neg.default, aten.neg.default, aten.abs.default])
+    gm = chain(aten.neg.default, aten.neg.default, aten.abs.default)
     assert engine.apply(gm, rules).modified
     x = torch.randn(3)
     assert torch.equal(gm(x), -x)

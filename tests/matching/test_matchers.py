@@ -16,17 +16,10 @@ from rewrite_engine.graph_facts import GraphFacts
 from rewrite_engine.matching.matcher import candidates, match_at
 from rewrite_engine.matching.reference import reference_matches
 from rewrite_engine.ruleset import RuleSet
+from tests.graphs import graph_of
 
 aten = torch.ops.aten
 Body = Callable[..., Any]
-
-
-def graph_of(body: Body, inputs: int = 3) -> fx.GraphModule:
-    """A graph whose calls are those that `body` makes through its first argument."""
-    graph = fx.Graph()
-    values = [graph.placeholder(f"x{i}") for i in range(inputs)]
-    graph.output(body(graph.call_function, *values))
-    return fx.GraphModule(torch.nn.Module(), graph)
 
 
 def fast(rules: RuleSet, gm: fx.GraphModule) -> list[tuple[str, str, dict[str, Any]]]:
@@ -615,11 +608,11 @@ def test_a_search_is_bounded() -> None:
 
 
 def test_a_dimension_has_one_size() -> None:
-    graph = fx.Graph()
-    held = {"square": torch.ones(2, 2), "wide": torch.ones(2, 3)}
-    values = [graph.create_node("get_attr", name) for name in held]
-    graph.output([graph.call_function(aten.neg.default, (v,)) for v in values])
-    gm = fx.GraphModule(held, graph)
+    gm = graph_of(
+        lambda f, square, wide: [f(aten.neg.default, (v,)) for v in (square, wide)],
+        square=torch.ones(2, 2),
+        wide=torch.ones(2, 3),
+    )
     found = fast(square := rule("z = neg(x) where x: [$N, $N]"), gm)
     assert found == slow(square, gm)
     assert [match[2]["x"] for match in found] == ["square"]

@@ -19,6 +19,7 @@ from rewrite_engine.matching.net_source import NetFunction, Table, keys_of
 from rewrite_engine.matching.sketches import Test
 from rewrite_engine.matching.worklist import Change, Worklist
 from rewrite_engine.ruleset import RuleSet
+from tests.graphs import chain
 from tests.matching.test_matchers import fast, random_graph, slow
 
 aten = torch.ops.aten
@@ -88,18 +89,9 @@ def test_what_a_change_lets_match_is_visited_again(seed: int) -> None:
                 assert again[node] == rules.program.rules_of(numbers)
 
 
-def chain(calls: list[fx.node.Target]) -> fx.GraphModule:
-    graph = fx.Graph()
-    value = graph.placeholder("x")
-    for target in calls:
-        value = graph.call_function(target, (value,))  # type: ignore[arg-type]
-    graph.output(value)
-    return fx.GraphModule(nn.Module(), graph)
-
-
 @pytest.mark.parametrize("rare", [aten.neg.default, aten.sigmoid.default])
 def test_the_rarest_operator_says_where_to_look(rare: fx.node.Target) -> None:
-    gm = chain([aten.sin.default, aten.relu.default] * 200)
+    gm = chain(*[aten.sin.default, aten.relu.default] * 200)
     *_, last, output = gm.graph.nodes
     with gm.graph.inserting_before(last):
         inner = gm.graph.call_function(rare, (last.args[0],))  # type: ignore[arg-type]

@@ -20,13 +20,11 @@ from torch.fx import GraphModule, Node
 
 from benches.models import ConvBn, capture, randomise_batch_norms
 from rewrite_engine import engine, load
+from tests.qat.models import BY_RANK, Branches
 
 aten = torch.ops.aten
 CHANNELS = 4
 SIDES = {1: 9, 2: 6, 3: 5}
-PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 KINDS = [(conv, rank) for conv in ("conv", "conv_transpose") for rank in (1, 2, 3)]
 FOLD = load("qat_fold")
 FUSE = load("qat_fuse")
@@ -52,21 +50,10 @@ def variants(transposed: bool) -> Iterator[Variant]:
 
 
 def branch(kind: str, rank: int, variant: Variant) -> ConvBn:
-    makers = TRANSPOSED if kind == "conv_transpose" else PLAIN
+    layer, norm = BY_RANK[kind][rank], BY_RANK["norm"][rank]
     options = {"bias": variant.bias, "groups": variant.groups}
-    conv = makers[rank](CHANNELS, 2 * CHANNELS, 3, padding=variant.padding, **options)
-    return ConvBn(conv, NORMS[rank](2 * CHANNELS, variant.eps, affine=variant.affine))
-
-
-class Branches(nn.Module):
-    """Independent blocks on one input; as many outputs as blocks."""
-
-    def __init__(self, blocks: list[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(block(x) for block in self.blocks)
+    conv = layer(CHANNELS, 2 * CHANNELS, 3, padding=variant.padding, **options)
+    return ConvBn(conv, norm(2 * CHANNELS, variant.eps, affine=variant.affine))
 
 
 def fused(kind: str, rank: int, dtype: torch.dtype) -> tuple[GraphModule, torch.Tensor]:

@@ -12,6 +12,7 @@ from torch.export import Dim
 
 from benches.models import ConvBn, capture, randomise_batch_norms
 from rewrite_engine import engine, load
+from tests.qat.models import Two
 
 FUSE, FOLD = load("qat_fuse"), load("qat_fold")
 
@@ -76,44 +77,32 @@ def test_dtype_format_and_training_are_those_of_the_originals():
     assert gm.get_parameter("2_conv_weight_wf").requires_grad
 
 
-class Twice(nn.Module):
-    """Two pairs, to which a test gives tensors or modules in common."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = pair(), pair()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.first(x) + self.second(x * 2)
-
-
 def _tied_weight() -> nn.Module:
-    module = Twice()
+    module = Two(pair(), pair())
     module.second.conv.weight = module.first.conv.weight
     return module
 
 
 def _tied_bias() -> nn.Module:
-    module = Twice()
+    module = Two(pair(), pair())
     module.second.conv.bias = module.first.conv.bias
     return module
 
 
 def _one_convolution() -> nn.Module:
-    module = Twice()
+    module = Two(pair(), pair())
     module.second.conv = module.first.conv
     return module
 
 
 def _one_pair() -> nn.Module:
-    module = Twice()
+    module = Two(pair(), pair())
     module.second = module.first
     return module
 
 
 def _weight_in_a_buffer() -> nn.Module:
-    module = Twice()
+    module = Two(pair(), pair())
     weight = module.first.conv.weight.detach().clone()
     del module.first.conv.weight
     module.first.conv.register_buffer("weight", weight)
@@ -121,7 +110,7 @@ def _weight_in_a_buffer() -> nn.Module:
 
 
 SHARED = {
-    "nothing": Twice,
+    "nothing": lambda: Two(pair(), pair()),
     "weight": _tied_weight,
     "bias": _tied_bias,
     "convolution": _one_convolution,

@@ -23,13 +23,10 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 from torchao.quantization.pt2e.utils import _get_node_name_to_scope
-from torchao.testing.pt2e._xnnpack_quantizer import (
-    XNNPACKQuantizer,
-    get_symmetric_quantization_config,
-)
 
 from benches.models import ConvBn, capture
 from rewrite_engine import engine
+from tests.integrations.quantizers import xnnpack
 from tests.qat.canonical import ANNOTATION, Canonical
 
 aten = torch.ops.aten
@@ -135,15 +132,10 @@ def _product_of_scales(observers):
     return scales[0] * scales[1], torch.zeros(1, dtype=torch.int32)
 
 
-def _xnnpack(*, per_channel):
-    config = get_symmetric_quantization_config(is_per_channel=per_channel, is_qat=True)
-    return XNNPACKQuantizer().set_global(config)
-
-
 QUANTIZERS = {
     "none": lambda: None,
-    "per_tensor": lambda: _xnnpack(per_channel=False),
-    "per_channel": lambda: _xnnpack(per_channel=True),
+    "per_tensor": lambda: xnnpack(is_per_channel=False),
+    "per_channel": lambda: xnnpack(is_per_channel=True),
     "derived_bias": DerivedBiasQuantizer,
 }
 
@@ -178,6 +170,10 @@ def _fused(gm: GraphModule) -> Fused:
 def fused(request, rules):
     """The same annotated model, fused by us and by torchao."""
     ours, theirs = (_annotated(QUANTIZERS[request.param]()) for _ in range(2))
+    convs = [n for n in ours.graph.nodes if str(n.target).startswith("aten.conv")]
+    assert len(convs) == len(CONVS) * 2
+    if request.param != "none":
+        assert all(len(n.meta[ANNOTATION].input_qspec_map) >= 2 for n in convs)
     result = engine.apply(ours, rules)
     assert result.report.rules[0].matches == len(CONVS) * 2
     return _fused(result.graph_module), _fused(_fuse_conv_bn_qat(theirs))
@@ -204,11 +200,3 @@ def test_prepare_inserts_the_same_observers(fused):
 def _called_modules(gm: GraphModule) -> set[nn.Module]:
     nodes = gm.graph.find_nodes(op="call_module")
     return {gm.get_submodule(node.target) for node in nodes}
-
-
-@pytest.mark.parametrize("quantizer", sorted(QUANTIZERS.keys() - {"none"}))
-def test_the_quantizers_annotate_every_convolution(quantizer):
-    gm = _annotated(QUANTIZERS[quantizer]())
-    convs = [n for n in gm.graph.nodes if str(n.target).startswith("aten.conv")]
-    assert len(convs) == 2 * len(CONVS)
-    assert all(len(n.meta[ANNOTATION].input_qspec_map) >= 2 for n in convs)

@@ -17,15 +17,18 @@ import torch
 from torch import nn
 
 from benches.models import ConvBn, capture, randomise_batch_norms
+from tests.qat.models import BY_RANK, Branches
 
 CHANNELS = 4
 BATCH = 8
 SIDES = {1: 14, 2: 6, 3: 6}
-PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 KINDS = [(conv, rank) for conv in ("conv", "conv_transpose") for rank in (1, 2, 3)]
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}
+# What the rank changes is seen in double precision.
+CASES = [(conv, rank, torch.float64) for conv, rank in KINDS]
+CASES += [("conv", 2, dtype) for dtype in (torch.float32, torch.bfloat16)]
+CASES += [("conv_transpose", 1, dtype) for dtype in (torch.float32, torch.bfloat16)]
+STEPS = 5
 STATISTICS = [(1e-3, 0.01), (1e-5, 0.1), (0.1, 0.7)]
 
 
@@ -61,33 +64,22 @@ def _conv(kind: str, rank: int, variant: Variant) -> nn.Module:
     if kind == "conv_transpose":
         if variant.padding == "output":
             options |= {"stride": 2, "padding": 1, "output_padding": 1}
-        return TRANSPOSED[rank](CHANNELS, 2 * CHANNELS, 3, **options)
+        return BY_RANK[kind][rank](CHANNELS, 2 * CHANNELS, 3, **options)
     if variant.padding == "int":
         options |= {"stride": 2, "padding": 1}
     if variant.padding in ("same", "valid"):
         options |= {"padding": variant.padding}
-    return PLAIN[rank](CHANNELS, 2 * CHANNELS, 3, **options)
+    return BY_RANK[kind][rank](CHANNELS, 2 * CHANNELS, 3, **options)
 
 
 def _branch(kind: str, rank: int, variant: Variant) -> ConvBn:
-    norm = NORMS[rank](
+    norm = BY_RANK["norm"][rank](
         2 * CHANNELS,
         affine=variant.affine,
         eps=variant.eps,
         momentum=variant.momentum,
     )
     return ConvBn(_conv(kind, rank, variant), norm)
-
-
-class Branches(nn.Module):
-    """Independent blocks on one input; as many outputs as blocks."""
-
-    def __init__(self, blocks: list[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(block(x) for block in self.blocks)
 
 
 def _model(kind, rank, dtype):
@@ -155,38 +147,26 @@ def _assert_close(actual, expected, exact, variants, tolerance):
     assert wrong == []
 
 
-def _exactly(train, gm, inputs, steps):
+def _exactly(train, gm, inputs):
     """The same training in fp64."""
-    return train(copy.deepcopy(gm).double(), tuple(x.double() for x in inputs), steps)
+    return train(copy.deepcopy(gm).double(), tuple(x.double() for x in inputs), STEPS)
 
 
-def _matches(report):
-    return {rule.name: rule.matches for rule in report.rules}
-
-
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize(("kind", "rank"), KINDS)
+@pytest.mark.parametrize(("kind", "rank", "dtype"), CASES, ids=str)
 def test_fused_trains_like_the_original(kind, rank, dtype, fuse, train):
     gm, inputs, variants = _model(kind, rank, dtype)
     result = fuse(gm)
-    assert sum(_matches(result.report).values()) == len(variants)
-    for steps in (1, 5):
-        expected = train(gm, inputs, steps)
-        actual = train(result.graph_module, inputs, steps)
-        exact = expected
-        if dtype is torch.bfloat16:
-            exact = _exactly(train, gm, inputs, steps)
-        _assert_close(actual, expected, exact, variants, TOLERANCES[dtype])
-
-
-@pytest.mark.parametrize(("kind", "rank"), KINDS)
-def test_each_rule_takes_its_own_convolutions(kind, rank, fuse):
-    gm, _, variants = _model(kind, rank, torch.float32)
     grouped = sum(v.groups > 1 for v in variants) if kind == "conv_transpose" else 0
-    assert _matches(fuse(gm).report) == {
+    assert {rule.name: rule.matches for rule in result.report.rules} == {
         "fuse_conv_bn": len(variants) - grouped,
         "fuse_grouped_conv_transpose_bn": grouped,
     }
+    expected = train(gm, inputs, STEPS)
+    actual = train(result.graph_module, inputs, STEPS)
+    exact = expected
+    if dtype is torch.bfloat16:
+        exact = _exactly(train, gm, inputs)
+    _assert_close(actual, expected, exact, variants, TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize(("kind", "rank"), KINDS)
@@ -195,7 +175,7 @@ def test_zeros_in_gamma_stay_exact(kind, rank, fuse, train):
     for i in (i for i, variant in enumerate(variants) if variant.affine):
         gamma = gm.get_parameter(f"blocks.{i}.bn.weight").data
         gamma[: 1 + i % len(gamma)] = 0.0
-    expected, actual = (train(m, inputs, 5) for m in (gm, fuse(gm).graph_module))
+    expected, actual = (train(m, inputs, STEPS) for m in (gm, fuse(gm).graph_module))
     assert all(tensor.isfinite().all() for tensor in actual.state.values())
     _assert_close(actual, expected, expected, variants, TOLERANCES[torch.float64])
 

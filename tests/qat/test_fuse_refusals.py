@@ -10,6 +10,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from benches.models import ConvBn, capture, randomise_batch_norms
+from tests.qat.models import Two
 
 aten = torch.ops.aten
 DTYPE = torch.float64
@@ -165,32 +166,20 @@ def test_a_write_that_cannot_be_crossed_is_named(written, fuse):
 # --- shared weights and batch-norms ---
 
 
-class Shared(nn.Module):
-    """Two pairs, to which a test gives tensors or modules in common."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = _pair()
-        self.second = _pair()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.first(x) + self.second(x * 2)
-
-
 def _tied_weight() -> nn.Module:
-    module = Shared()
+    module = Two(_pair(), _pair())
     module.second.conv.weight = module.first.conv.weight
     return module
 
 
 def _one_norm() -> nn.Module:
-    module = Shared()
+    module = Two(_pair(), _pair())
     module.second.bn = module.first.bn
     return module
 
 
 def _one_pair() -> nn.Module:
-    module = Shared()
+    module = Two(_pair(), _pair())
     module.second = module.first
     return module
 

@@ -15,6 +15,7 @@ from rewrite_engine import engine, loads
 from rewrite_engine.graph_text import graph_text
 from rewrite_engine.reporting.page import Miss, Record
 from rewrite_engine.rewriting.run import Result
+from tests.graphs import chain, graph_of
 
 aten = torch.ops.aten
 
@@ -91,11 +92,7 @@ def test_links_lead_to_something(page: str) -> None:
 
 def test_two_runs_write_the_same_page_but_for_times() -> None:
     def written() -> str:
-        graph = fx.Graph()
-        x = graph.placeholder("x")
-        y = graph.call_function(aten.relu.default, (x,))
-        graph.output(graph.call_function(aten.relu.default, (y,)))
-        gm = fx.GraphModule(nn.Module(), graph)
+        gm = chain(aten.relu.default, aten.relu.default)
         rules = loads("rule twice { z = relu(relu(x)) => z' = relu(x) }", "a.rules")
         page = engine.apply(gm, rules, record=True).report.to_html()
         return re.sub(r"<td>[\d.]+</tr>|<b>\d+</b> ms", "", page)
@@ -105,11 +102,9 @@ def test_two_runs_write_the_same_page_but_for_times() -> None:
 
 def test_text_is_escaped() -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    graph = fx.Graph()
-    x = graph.placeholder("x")
-    y = graph.call_function(aten.einsum.default, (evil, [x, x]))
-    graph.output(graph.call_function(aten.relu.default, (y,)))
-    gm = fx.GraphModule(nn.Module(), graph)
+    gm = graph_of(
+        lambda f, x: f(aten.relu.default, (f(aten.einsum.default, (evil, [x, x])),))
+    )
     rules = loads("rule r { z = relu(y) => z' = sigmoid(y) }")
     report = engine.apply(gm, rules, record=True).report
     record = report.record

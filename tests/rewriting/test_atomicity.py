@@ -15,6 +15,7 @@ from rewrite_engine.graph_text import graph_text
 from rewrite_engine.rewriting import driver, run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.transaction import Transaction
+from tests.graphs import chain, graph_of
 
 aten = torch.ops.aten
 
@@ -92,13 +93,10 @@ def conv_bn() -> fx.GraphModule:
 
 
 def folding() -> fx.GraphModule:
-    graph = fx.Graph()
-    x, w = graph.placeholder("x"), graph.get_attr("w")
-    scaled = graph.call_function(aten.mul.Tensor, (w, 2.0))
-    graph.output(graph.call_function(aten.mul.Tensor, (x, scaled)))
-    root = torch.nn.Module()
-    root.w = torch.nn.Parameter(torch.arange(3.0))
-    return fx.GraphModule(root, graph)
+    return graph_of(
+        lambda f, x, w: f(aten.mul.Tensor, (x, f(aten.mul.Tensor, (w, 2.0)))),
+        w=torch.nn.Parameter(torch.arange(3.0)),
+    )
 
 
 FOLD = """
@@ -166,15 +164,6 @@ def test_a_failure_after_the_last_edit_leaves_a_program_alone(
     assert list(program.state_dict) == ["w_folded"]
 
 
-def of_relus(count: int) -> fx.GraphModule:
-    graph = fx.Graph()
-    value = graph.placeholder("x")
-    for _ in range(count):
-        value = graph.call_function(aten.relu.default, (value,))
-    graph.output(value)
-    return fx.GraphModule(torch.nn.Module(), graph)
-
-
 ENDLESS = {
     "sweeps": (
         "rule fewer { z = relu(relu(x)) => z' = relu(x) }",
@@ -204,7 +193,7 @@ ENDLESS = {
     ("text", "limits", "reason"), ENDLESS.values(), ids=ENDLESS.keys()
 )
 def test_each_limit_stops_a_run(text: str, limits: Limits, reason: str) -> None:
-    gm = of_relus(2)
+    gm = chain(aten.relu.default, aten.relu.default)
     before = snapshot(gm)
     with pytest.raises(RewriteError, match=reason):
         engine.apply(gm, loads(text), limits=limits)
@@ -214,9 +203,7 @@ def test_each_limit_stops_a_run(text: str, limits: Limits, reason: str) -> None:
 @pytest.mark.figure("R5")
 def test_a_growing_rule_is_stopped_and_taken_back() -> None:
     rules = loads("rule grow { z = relu(x) => z' = relu(neg(relu(x))) }")
-    graph = fx.Graph()
-    graph.output(graph.call_function(aten.relu.default, (graph.placeholder("x"),)))
-    gm = fx.GraphModule(torch.nn.Module(), graph)
+    gm = chain(aten.relu.default)
     before = snapshot(gm)
     with pytest.raises(RewriteError, match="grow"):
         engine.apply(gm, rules)
@@ -231,9 +218,7 @@ def test_two_rules_that_undo_each_other_are_named() -> None:
         rule back  { z = sigmoid(x) => z' = relu(x) }
         """
     )
-    graph = fx.Graph()
-    graph.output(graph.call_function(aten.relu.default, (graph.placeholder("x"),)))
-    gm = fx.GraphModule(torch.nn.Module(), graph)
+    gm = chain(aten.relu.default)
     with pytest.raises(RewriteError, match="back, there"):
         engine.apply(gm, rules)
 

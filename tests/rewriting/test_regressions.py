@@ -13,22 +13,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rewrite_engine import engine, loads
 from rewrite_engine.rewriting.run import Result
+from tests.graphs import graph_of
 
 aten = torch.ops.aten
 Body = Callable[..., Any]
 X, Y = torch.randn(2, 3), torch.randn(2, 3)
-
-
-def graph_of(body: Body, **state: torch.Tensor) -> fx.GraphModule:
-    """`body(call, x, y, *attributes)` as a graph over a module with this state."""
-    graph, module = fx.Graph(), nn.Module()
-    x, y = graph.placeholder("x"), graph.placeholder("y")
-    for name, tensor in state.items():
-        is_parameter = isinstance(tensor, nn.Parameter)
-        setattr(module, name, tensor if is_parameter else nn.Buffer(tensor))
-    attributes = [graph.create_node("get_attr", name) for name in state]
-    graph.output(body(graph.call_function, x, y, *attributes))
-    return fx.GraphModule(module, graph)
 
 
 def apply(rules: str, gm: fx.GraphModule) -> Result:

@@ -11,6 +11,7 @@ from torch import fx
 from torch.ao.quantization import MinMaxObserver
 
 from rewrite_engine import engine, loads
+from tests.graphs import graph_of
 
 aten = torch.ops.aten
 Body = Callable[..., Any]
@@ -23,13 +24,6 @@ rule merge {
   z' = leaky_relu(mul(x, $k), 0.0)
 }
 """
-
-
-def graph_of(body: Body) -> fx.GraphModule:
-    graph = fx.Graph()
-    x, w = graph.placeholder("x"), graph.placeholder("w")
-    graph.output(body(graph.call_function, x, w))
-    return fx.GraphModule(torch.nn.Module(), graph)
 
 
 def reasons(rules: str, body: Body) -> list[str]:

@@ -14,6 +14,7 @@ from rewrite_engine import edit, engine, graph_facts, loads
 from rewrite_engine.errors import RewriteError
 from rewrite_engine.rewriting import safety
 from rewrite_engine.rewriting.driver import Limits
+from tests.graphs import chain
 
 pytestmark = pytest.mark.figure("R13")
 
@@ -21,14 +22,9 @@ aten = torch.ops.aten
 TWICE = loads("rule twice exact { z = relu(relu(x)) => z' = relu(x) }")
 
 
-def chain(length: int) -> fx.GraphModule:
-    graph = fx.Graph()
-    value = graph.placeholder("x")
-    for i in range(length):
-        target = aten.relu.default if i % 4 < 2 else aten.neg.default
-        value = graph.call_function(target, (value,))
-    graph.output(value)
-    return fx.GraphModule(nn.Module(), graph)
+def relus_and_negs(length: int) -> fx.GraphModule:
+    relu, neg = aten.relu.default, aten.neg.default
+    return chain(*(relu if i % 4 < 2 else neg for i in range(length)))
 
 
 def fan_out(width: int) -> fx.GraphModule:
@@ -42,7 +38,7 @@ def fan_out(width: int) -> fx.GraphModule:
 
 
 def test_a_chain_of_20000_nodes() -> None:
-    gm = chain(20_000)
+    gm = relus_and_negs(20_000)
     assert engine.apply(gm, TWICE).report.matches == 5_000
     assert len(gm.graph.nodes) == 15_002
 
@@ -61,7 +57,7 @@ def seconds(gm: fx.GraphModule) -> float:
 
 @pytest.mark.long
 def test_time_grows_with_the_number_of_nodes(measured: Callable[..., None]) -> None:
-    times = [min(seconds(chain(n)) for _ in range(3)) for n in (2_000, 20_000)]
+    times = [min(seconds(relus_and_negs(n)) for _ in range(3)) for n in (2_000, 20_000)]
     measured("R13", most_times_slower_with_10_times_the_nodes=times[1] / times[0])
     assert times[1] < 12 * times[0]
 
@@ -161,12 +157,7 @@ def test_a_diamond_of_2_to_the_40_paths() -> None:
 def test_a_pattern_of_200_calls() -> None:
     steps = "\n".join(f"y{i} = relu(y{i - 1})" for i in range(1, 201))
     rules = loads(f"rule deep exact {{ {steps} => y200' = relu(y0) }}")
-    graph = fx.Graph()
-    value = graph.placeholder("y")
-    for _ in range(250):
-        value = graph.call_function(aten.relu.default, (value,))
-    graph.output(value)
-    gm = fx.GraphModule(nn.Module(), graph)
+    gm = chain(*[aten.relu.default] * 250)
     assert engine.apply(gm, rules).report.matches >= 1
     x = torch.randn(3)
     assert torch.equal(gm(x), x.relu())
