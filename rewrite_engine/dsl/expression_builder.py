@@ -106,7 +106,7 @@ class ExpressionBuilder:
         return nodes.StateRead(head, attribute, span=span)
 
     def literal_name(self, span: Span, word: Word) -> nodes.LiteralName:
-        self._identifier(Word(word.text[1:], span))
+        self._identifier(Word(word.text[1:], span.start, span.end))
         return nodes.LiteralName(word.text[1:], span=span)
 
     def wildcard(self, span: Span) -> nodes.Wildcard:
@@ -140,7 +140,9 @@ class ExpressionBuilder:
     def rest(self, span: Span, word: Word) -> nodes.Rest:
         if word.text == "..":
             return nodes.Rest(span=span)
-        return nodes.Rest(self._word(Word(word.text[2:], span)), span=span)
+        return nodes.Rest(
+            self._word(Word(word.text[2:], span.start, span.end)), span=span
+        )
 
     def keyword(self, span: Span, name: Word, value: Expr) -> nodes.Keyword:
         return nodes.Keyword(self._identifier(name), value, span=span)

@@ -28,6 +28,11 @@ _NAME: Final = "NAME"
 # Words and numbers are read whole in every state, never only their beginning.
 _ALWAYS: Final = (_NAME, "FLOAT")
 
+_Entry = tuple[int, Any, int, int]
+"""Of the parser's stack: a state, the value that led to it, the place where that
+starts, and how many levels of productions it has.
+"""
+
 Row = Mapping[str, int]
 """By symbol: the state to go to, or the complement of the production to reduce by."""
 
@@ -37,7 +42,12 @@ class Word:
     """One token of the text."""
 
     text: str
-    span: Span
+    start: int
+    end: int
+
+    @property
+    def span(self) -> Span:
+        return Span(self.start, self.end)
 
 
 @attrs.frozen
@@ -110,10 +120,11 @@ class Table:
         """The kind, start and end of the next token of a text that ends at `to`."""
         found = self.scanner.match(text, at, to)
         assert found is not None, "the last alternative of the scanner is empty"
-        kind, end = found.lastgroup, found.end()
+        kind = found.lastgroup
         if kind is None:
+            end = found.end()
             return END if end == to else UNKNOWN, end, end
-        start = found.start(kind)
+        start, end = found.span(kind)
         if kind not in row and kind not in _ALWAYS:
             kind, end = self._fitting(row, text, start, to) or (kind, end)
         if kind == _NAME:
@@ -174,60 +185,59 @@ def parse(text: str, part: Span, builder: object, max_levels: int) -> tuple[Any,
     Raises SyntaxFault or, if productions are nested deeper than `max_levels`, TooDeep.
     """
     automaton = table()
-    rows, settled, kept = automaton.rows, automaton.settled, automaton.kept
-    # The stack: a state more than there are values, with the start of each and the
-    # levels of productions below it.
-    states, values, starts, levels = [0], list[Any](), list[int](), list[int]()
-    at = end = part.start
+    rows, productions = automaton.rows, automaton.productions
+    settled, kept = automaton.settled, automaton.kept
+    at, end = part.start, part.start
+    stack: list[_Entry] = [(0, None, at, 0)]
     while True:
-        row = rows[states[-1]]
+        row = rows[stack[-1][0]]
         kind, start, at = automaton.token(row, text, at, part.end)
         while (action := row.get(kind, 0)) < 0:
-            symbol, length, method, children = automaton.productions[~action]
-            base = len(values) - length
-            value: Any = _children(children, values, base)
-            if length == 1:
-                del states[-1], values[-1]
-                first, level = starts.pop(), levels.pop()
+            symbol, length, method, children = productions[~action]
+            if length == 1 and method is None:
+                _, value, first, level = stack.pop()
             else:
-                # What is empty starts at what follows it.
-                first = starts[base] if length else start
-                level = max(levels[base:], default=0)
-                del states[base + 1 :], values[base:], starts[base:], levels[base:]
-            if method is None:
-                (value,) = value
-            elif method != LIST:
-                level += 1
-                if level > max_levels:
-                    raise TooDeep(Span(first, end))
-                value = getattr(builder, method)(Span(first, end), *value)
-            key = states[-1], symbol, kind
-            states.append(settled.get(key) or automaton.settle(*key))
-            values.append(value)
-            starts.append(first)
-            levels.append(level)
-            row = rows[states[-1]]
+                base = len(stack) - length
+                value, first, level = _joined(children, stack[base:], start)
+                del stack[base:]
+                if method is None:
+                    (value,) = value
+                elif method != LIST:
+                    level += 1
+                    if level > max_levels:
+                        raise TooDeep(Span(first, end))
+                    value = getattr(builder, method)(Span(first, end), *value)
+            key = stack[-1][0], symbol, kind
+            state = settled.get(key) or automaton.settle(*key)
+            stack.append((state, value, first, level))
+            row = rows[state]
         if action == 0:
-            if kind == END and states[-1] == automaton.end:
-                return values[-1], levels[-1]
+            state, value, _, level = stack[-1]
+            if kind == END and state == automaton.end:
+                return value, level
+            states = [state for state, *_ in stack]
             raise automaton.fault(states, kind, Span(start, at))
         end = at
-        states.append(action)
-        values.append(Word(text[start:end], Span(start, end)) if kind in kept else None)
-        starts.append(start)
-        levels.append(0)
+        word = Word(text[start:end], start, end) if kind in kept else None
+        stack.append((action, word, start, 0))
 
 
-def _children(
-    indices: tuple[int | None, ...], values: list[Any], base: int
-) -> list[Any]:
+def _joined(
+    indices: tuple[int | None, ...], entries: list[_Entry], following: int
+) -> tuple[list[Any], int, int]:
+    """The children of a production, where it starts, and the levels in it."""
     found: list[Any] = []
     for index in indices:
         if index is None:
             found.append(None)
         elif index >= 0:
-            found.append(values[base + index])
+            found.append(entries[index][1])
         else:  # a list that nobody else holds
-            spliced = values[base + ~index]
+            spliced = entries[~index][1]
             found = found + spliced if found else spliced
-    return found
+    level = 0
+    for entry in entries:
+        if entry[3] > level:
+            level = entry[3]
+    # What is empty starts at what follows it.
+    return found, entries[0][2] if entries else following, level

@@ -7,7 +7,8 @@ too large or no text at all never reaches a parser or a tree visitor.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import attrs
 
@@ -43,8 +44,7 @@ _FORBIDDEN = re.compile("[\x00\ufeff\ud800-\udfff]")
 _FORBIDDEN_NAMES = {"\x00": "a NUL character", "\ufeff": "a byte order mark"}
 
 
-@attrs.frozen
-class Mark:
+class Mark(NamedTuple):
     """A bracket or `=>` outside comments and strings."""
 
     text: str
@@ -67,11 +67,17 @@ def scan(source: Source) -> Scan:
     unfit = _check_text(source)
     if unfit is not None:
         return Scan((), (), (unfit,), is_unfit=True)
-    landmarks = list(_LANDMARK.finditer(source.text))
-    comments = tuple(_comment(source, found) for found in landmarks if found["comment"])
-    marks = tuple(Mark(found[0], found.start()) for found in landmarks if found["mark"])
-    problems = [*_check_strings(source, landmarks), *_check_depth(source, marks)]
-    return Scan(comments, marks, tuple(problems))
+    comments, marks, problems = list[Comment](), list[Mark](), list[Diagnostic]()
+    for found in _LANDMARK.finditer(source.text):
+        match found.lastgroup:
+            case "mark":
+                marks.append(Mark(found[0], found.start()))
+            case "comment":
+                comments.append(_comment(source, found))
+            case _:
+                problems += _check_string(source, found)
+    problems += _check_depth(source, marks)
+    return Scan(tuple(comments), tuple(marks), tuple(problems))
 
 
 def split_items(text: str) -> Iterator[Span]:
@@ -118,7 +124,7 @@ def _check_text(source: Source) -> Diagnostic | None:
     if len(text.encode()) > MAX_FILE_BYTES:
         message = f"a rule file holds at most {MAX_FILE_BYTES:,} bytes"
         return Diagnostic("E104", message, NOWHERE, source)
-    if len(text) > MAX_TOKENS < sum(1 for _ in _TOKEN.finditer(text)):
+    if len(text) > MAX_TOKENS < len(_TOKEN.findall(text)):
         message = f"a rule file holds at most {MAX_TOKENS:,} words and signs"
         return Diagnostic("E104", message, NOWHERE, source)
     return None
@@ -130,21 +136,18 @@ def _comment(source: Source, found: re.Match[str]) -> Comment:
     return Comment(found[0].rstrip(), Span(*found.span()), own_line)
 
 
-def _check_strings(
-    source: Source, landmarks: list[re.Match[str]]
-) -> Iterator[Diagnostic]:
-    for found in landmarks:
-        span = Span(*found.span())
-        if found["open_string"]:
-            message = "this string is not closed on its line"
-            hint = 'a string ends with `"`; a quote inside it is written `\\"`'
-            yield Diagnostic("E106", message, span, source, hint=hint)
-        elif found["string"] and len(found[0].encode()) > MAX_STRING_BYTES + 2:
-            message = f"a string holds at most {MAX_STRING_BYTES:,} bytes"
-            yield Diagnostic("E104", message, span, source)
+def _check_string(source: Source, found: re.Match[str]) -> Iterator[Diagnostic]:
+    span = Span(*found.span())
+    if found["open_string"]:
+        message = "this string is not closed on its line"
+        hint = 'a string ends with `"`; a quote inside it is written `\\"`'
+        yield Diagnostic("E106", message, span, source, hint=hint)
+    elif len(found[0].encode()) > MAX_STRING_BYTES + 2:
+        message = f"a string holds at most {MAX_STRING_BYTES:,} bytes"
+        yield Diagnostic("E104", message, span, source)
 
 
-def _check_depth(source: Source, marks: tuple[Mark, ...]) -> Iterator[Diagnostic]:
+def _check_depth(source: Source, marks: Iterable[Mark]) -> Iterator[Diagnostic]:
     depth = 0
     for mark in marks:
         if mark.text in CLOSING:

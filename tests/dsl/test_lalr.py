@@ -64,7 +64,8 @@ def _is_end(error: UnexpectedInput) -> bool:
 
 def _plain(node: Any) -> Any:
     if isinstance(node, Token):
-        return Word(str(node), Span(node.start_pos, node.end_pos))
+        assert node.start_pos is not None and node.end_pos is not None
+        return Word(str(node), node.start_pos, node.end_pos)
     if not isinstance(node, Tree):
         return node
     empty = node.meta.empty
