@@ -23,6 +23,10 @@ class Span:
         """The span from the start of this one to the end of `other`."""
         return Span(self.start, other.end)
 
+    def first(self, length: int) -> Span:
+        """So many characters at the start of this one."""
+        return Span(self.start, self.start + length)
+
 
 NOWHERE = Span(0, 0)
 

@@ -120,7 +120,7 @@ def _faults(signature: Signature, call: nodes.Call) -> Iterator[_Fault]:
 def _keyword_faults(
     signature: Signature, keyword: nodes.Keyword, given: list[str]
 ) -> Iterator[_Fault]:
-    span = Span(keyword.span.start, keyword.span.start + len(keyword.name))
+    span = keyword.span.first(len(keyword.name))
     known = [parameter.name for parameter in signature.parameters]
     if keyword.name not in known:
         message = f"`{signature.path}` has no parameter `{keyword.name}`"

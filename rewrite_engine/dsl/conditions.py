@@ -119,7 +119,7 @@ def dimensions_bound(guards: tuple[nodes.Expr, ...]) -> Iterator[tuple[str, Span
 
 
 def _check_named(name: str, span: Span, env: Environment, present: Names) -> None:
-    span = Span(span.start, span.start + len(name))
+    span = span.first(len(name))
     entry = env.value(name, span)
     if entry is not None:
         env.check_present(entry, present, span)

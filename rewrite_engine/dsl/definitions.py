@@ -5,7 +5,7 @@ from __future__ import annotations
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Variable
 from rewrite_engine.dsl.left_names import Frame, LeftNames
-from rewrite_engine.dsl.names import parameter_key, words_of
+from rewrite_engine.dsl.names import parameter_key
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.resolver import check_duplicates, report_unused
 from rewrite_engine.dsl.scopes import Definition
@@ -39,6 +39,6 @@ def _check_pattern(
         for parameter in item.parameters
         if isinstance(parameter, nodes.Name)
     }
-    words = words_of(item.span.of(scope.source.text))
+    names = LeftNames(item.span.of(scope.source.text))
     frame = Frame(scope, parameters, expanding=(definition,))
-    Left(scope, operators, LeftNames(words)).term(item.value, frame)
+    Left(scope, operators, names).term(item.value, frame)

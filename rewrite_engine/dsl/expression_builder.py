@@ -150,13 +150,14 @@ class ExpressionBuilder:
     def call(
         self, span: Span, callee: Word, mark: Word | None, *arguments: Any
     ) -> nodes.Call:
-        self._check_order(arguments)
+        ranks = list(map(_argument_rank, arguments))
+        self._check_order(ranks, arguments)
         is_where = callee.text == "where"
         name = self._identifier(callee) if is_where else self._word(callee)
         sign = mark.text if mark else ""
         by_rank: tuple[list[Any], ...] = [], [], []
-        for argument in arguments:
-            by_rank[_argument_rank(argument)].append(argument)
+        for rank, argument in zip(ranks, arguments, strict=True):
+            by_rank[rank].append(argument)
         positional, keywords, rests = by_rank
         return nodes.Call(
             nodes.Name(name, span=callee.span),
@@ -168,8 +169,7 @@ class ExpressionBuilder:
             span=span,
         )
 
-    def _check_order(self, arguments: tuple[Any, ...]) -> None:
-        ranks = [_argument_rank(argument) for argument in arguments]
+    def _check_order(self, ranks: list[int], arguments: tuple[Any, ...]) -> None:
         if not any(ranks):
             return
         for before, after, argument in zip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 
 import attrs
@@ -20,7 +21,7 @@ from rewrite_engine.dsl.checked import (
     Variable,
 )
 from rewrite_engine.dsl.functions import TORCH_CONSTANTS
-from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind
+from rewrite_engine.dsl.names import DESCRIPTIONS, Entry, NameKind, words_of
 from rewrite_engine.dsl.scopes import Definition, Scope
 from rewrite_engine.source import Span
 
@@ -48,12 +49,17 @@ class LeftNames:
     """The names of one left side.
 
     `entries` are those of the rule itself, filled as they are met; names local to a
-    pattern become fresh names that are not among the `words` of the rule's text.
+    pattern become fresh names that are not among the words of the rule's `text`.
     """
 
-    words: set[str]
+    text: str
     entries: dict[str, Entry] = attrs.field(factory=dict)
     captured: dict[str, Captured] = attrs.field(factory=dict)
+
+    @functools.cached_property
+    def _words(self) -> set[str]:
+        """The names that are taken."""
+        return words_of(self.text)
 
     def declare(self, scope: Scope, name: str, kind: NameKind, span: Span) -> None:
         """Note that a name of the rule is used as `kind`; once one, never another."""
@@ -132,8 +138,8 @@ class LeftNames:
         if name not in frame.locals:
             stem = f"{frame.expanding[-1].name}_{name.lstrip('$')}"
             count = 1
-            while f"{stem}_{count}" in self.words:
+            while f"{stem}_{count}" in self._words:
                 count += 1
             frame.locals[name] = f"{stem}_{count}"
-            self.words.add(frame.locals[name])
+            self._words.add(frame.locals[name])
         return frame.locals[name]

@@ -20,6 +20,7 @@ from rewrite_engine.dsl.checked import (
     Term,
     Variable,
 )
+from rewrite_engine.dsl.walk import terms_in
 
 Names = frozenset[str]
 _NONE: Names = frozenset()
@@ -50,6 +51,9 @@ def presence(bindings: tuple[Binding, ...], roots: tuple[str, ...]) -> Presence:
     A binding stands before those that refer to it, so that nothing here recurses
     along a chain of bindings.
     """
+    terms = [term for binding in bindings for term in terms_in(binding.term)]
+    if not any(map(_is_choice, terms)):
+        return NOTHING_OPTIONAL
     walk = _Walk({binding.name: binding.term for binding in bindings})
     for binding in bindings:
         walk.named(binding.name)
@@ -60,6 +64,13 @@ def presence(bindings: tuple[Binding, ...], roots: tuple[str, ...]) -> Presence:
         name, present = walk.pending.pop()
         walk.visit(walk.terms[name], present | walk.named(name))
     return Presence(frozenset(walk.implied) - certain, walk.implied)
+
+
+def _is_choice(term: Term) -> bool:
+    """Whether not all that is below a term is in every match."""
+    return isinstance(term, Maybe | Either) or (
+        isinstance(term, Apply) and term.optional
+    )
 
 
 @attrs.define

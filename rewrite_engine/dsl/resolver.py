@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 import attrs
@@ -20,7 +20,6 @@ from rewrite_engine.dsl.conditions import check_condition, dimensions_bound
 from rewrite_engine.dsl.environment import Environment
 from rewrite_engine.dsl.expression_text import print_expr
 from rewrite_engine.dsl.left_names import Frame, LeftNames
-from rewrite_engine.dsl.names import words_of
 from rewrite_engine.dsl.operators import Operators
 from rewrite_engine.dsl.presence import Presence, presence
 from rewrite_engine.dsl.right_side import RightSide, resolve_right
@@ -108,10 +107,12 @@ class _LeftSide:
             Binding(bind.name, left.term(bind.value, frame), span=bind.span)
             for bind in binds
         )
-        ordered = self._ordered(bindings)
+        referred = [references(binding.term) for binding in bindings]
+        ordered = self._ordered(bindings, referred)
         if ordered is None:
             return None
-        roots = _roots(bindings)
+        inner = frozenset[str]().union(*referred)
+        roots = tuple(b.name for b in bindings if b.name not in inner)
         present = presence(ordered, roots)
         guards = self._guards(left, present)
         is_clean = not self.scope.findings.any_within(
@@ -124,8 +125,8 @@ class _LeftSide:
     def _left(self) -> Left:
         """What resolves this left side; a wrong family has no rows."""
         use = self.rule.family
-        words = words_of(self.rule.span.of(self.scope.source.text))
-        left = Left(self.scope, self.operators, LeftNames(words))
+        names = LeftNames(self.rule.span.of(self.scope.source.text))
+        left = Left(self.scope, self.operators, names)
         if use is None:
             return left
         check_duplicates(self.scope, use.parameters)
@@ -147,7 +148,7 @@ class _LeftSide:
                 report_unused(self.scope, parameter)
 
     def _declare_statement(self, left: Left, bind: nodes.Bind) -> None:
-        span = Span(bind.span.start, bind.span.start + len(bind.name))
+        span = bind.span.first(len(bind.name))
         earlier = left.names.entries.get(bind.name)
         if earlier is not None and earlier.kind == "call":
             message = f"`{bind.name}` is bound twice"
@@ -157,12 +158,14 @@ class _LeftSide:
             self.scope.report("E204", message, span)
         left.names.declare(self.scope, bind.name, "call", span)
 
-    def _ordered(self, bindings: tuple[Binding, ...]) -> tuple[Binding, ...] | None:
+    def _ordered(
+        self, bindings: tuple[Binding, ...], referred: Sequence[frozenset[str]]
+    ) -> tuple[Binding, ...] | None:
         """Bindings after those that they refer to; None: they form a cycle."""
-        by_name = {binding.name: binding for binding in bindings}
-        graph = {name: references(b.term) for name, b in by_name.items()}
-        if not any(graph.values()):
+        if not any(referred):
             return bindings
+        by_name = {binding.name: binding for binding in bindings}
+        graph = {b.name: names for b, names in zip(bindings, referred, strict=True)}
         try:
             order = tuple(TopologicalSorter(graph).static_order())
         except CycleError as error:
@@ -219,13 +222,6 @@ def report_unused(scope: Scope, parameter: nodes.Name | nodes.LiteralName) -> No
 
 def _end_of_left(rule: nodes.RuleDef) -> int:
     return max(statement.span.end for statement in rule.left)
-
-
-def _roots(bindings: tuple[Binding, ...]) -> tuple[str, ...]:
-    referred = frozenset[str]().union(
-        *(references(binding.term) for binding in bindings)
-    )
-    return tuple(b.name for b in bindings if b.name not in referred)
 
 
 def _assemble(item: nodes.RuleDef, scope: Scope, left: _Left, right: RightSide) -> Rule:

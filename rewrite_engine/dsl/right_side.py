@@ -9,19 +9,18 @@ from typing import Literal as OneOf
 import attrs
 
 from rewrite_engine.dsl import nodes
-from rewrite_engine.dsl.checked import Build, Choose, CopyMeta, Create, Value
+from rewrite_engine.dsl.checked import Build, Choose, CopyMeta, Create, Initial, Value
 from rewrite_engine.dsl.environment import Names
 from rewrite_engine.dsl.names import Entry, NameKind
 from rewrite_engine.dsl.scopes import span_of_name, spans_of_names
 from rewrite_engine.dsl.values import (
-    INITIAL,
     Right,
     is_hook,
     makes_value,
     may_be_absent,
     values_in,
 )
-from rewrite_engine.dsl.walk import names_read, walk
+from rewrite_engine.dsl.walk import names_read
 from rewrite_engine.errors import Note
 from rewrite_engine.source import Span
 
@@ -87,7 +86,7 @@ class Statements:
 
     def _bind(self, statement: nodes.Bind) -> None:
         value = self._graph_value(statement.value, optional=True)
-        span = self._name_span(statement.span, statement.name)
+        span = statement.span.first(len(statement.name))
         self._declare(statement.name, "node", span)
         self._note_tensor(statement.name, value)
         if may_be_absent(value):
@@ -99,7 +98,7 @@ class Statements:
     def _replace(self, statement: nodes.Replace) -> None:
         value = self._graph_value(statement.value)
         name = statement.name
-        span = self._name_span(statement.span, name)
+        span = statement.span.first(len(name))
         entry = self.right.env.entries.get(name)
         if entry is None or entry.kind not in ("call", "capture"):
             what = f"`{name}` is not bound" if entry is None else entry.describe()
@@ -210,12 +209,7 @@ class Statements:
         if self._is_literal(value) and not (optional and may_be_absent(value)):
             message = "a graph value is needed, and this is a literal"
             self._report("E401", message, _literal_in(value).span)
-        for call in walk(expr):
-            if isinstance(call, nodes.Call) and call.callee.id == INITIAL:
-                message = "what a state was at first is no value of the graph"
-                hint = "it is for `value`, `param`, `buffer` and `<-`"
-                self._report("E406", message, call.span, hint=hint)
-        self._check_no_hook(value)
+        self._check_is_lasting(value)
         for name in sorted(names_read(expr) & self._loose) if self._loose else ():
             message = f"`{name}` is not stored, so no node of the graph can read it"
             span = self._name_span(expr.span, name)
@@ -224,12 +218,17 @@ class Statements:
             self._report("E406", message, span, (entry.note(),), hint)
         return value
 
-    def _check_no_hook(self, value: Value) -> None:
+    def _check_is_lasting(self, value: Value) -> None:
+        """Report what is there only while a graph is rewritten."""
         for part in values_in(value):
-            if isinstance(part, Build) and is_hook(part.operator):
+            if isinstance(part, Initial):
+                message = "what a state was at first is no value of the graph"
+            elif isinstance(part, Build) and is_hook(part.operator):
                 message = "a hook is called while rewriting, and never by the graph"
-                hint = "it is for `value`, `param`, `buffer` and `<-`"
-                self._report("E406", message, part.span, hint=hint)
+            else:
+                continue
+            hint = "it is for `value`, `param`, `buffer` and `<-`"
+            self._report("E406", message, part.span, hint=hint)
 
     def _is_literal(self, value: Value) -> bool:
         """Whether a value is no graph value although nothing is wrong with it."""

@@ -58,7 +58,9 @@ class Findings:
 
     def any_within(self, source: Source, span: Span) -> bool:
         """Whether an error was found in a stretch of a source."""
-        places = self._places.get(source.name, [])
+        places = self._places.get(source.name)
+        if places is None:
+            return False
         first = bisect_left(places, (span.start, 0))
         inside = islice(places, first, bisect_left(places, (span.end, 0)))
         return any(end <= span.end for _, end in inside)

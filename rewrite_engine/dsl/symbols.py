@@ -149,7 +149,7 @@ class _Names:
             case nodes.Phase(rules=rules, span=span):
                 self._rules(rules, span)
             case nodes.ExpectCount(rule, span=span):
-                self._refer(self.scope.rules.get(rule), _first(span, rule))
+                self._refer(self.scope.rules.get(rule), span.first(len(rule)))
             case nodes.ExpectRefusal(rule, span=span):
                 self._rules((rule,), span)
             case nodes.ForFamily(parameters, family, span=span):
@@ -181,7 +181,7 @@ class _Names:
             case nodes.Call(callee):
                 self._callees.append(callee)
             case nodes.Name(id, span=span) if "." not in id:
-                self._note(id, Span(span.start, span.start + len(id.rstrip("'"))))
+                self._note(id, span.first(len(id.rstrip("'"))))
             case nodes.LiteralName(id, span=span):
                 is_pattern = isinstance(self.item, nodes.PatternDef)
                 # In a pattern, `$s` and `s` are two names.
@@ -192,16 +192,16 @@ class _Names:
             case nodes.Rest(str() as of, span=span):
                 self._note(of, _last(span, of))
             case nodes.Capture(id, span=span):
-                self._note(id, _first(span, id), "capture")
+                self._note(id, span.first(len(id)), "capture")
             case nodes.Bind(id, span=span) | nodes.Replace(id, span=span):
-                self._note(id, _first(span, id))
+                self._note(id, span.first(len(id)))
             case nodes.Constructed(kind, id, span=span):
                 after = Span(span.start + len(kind), span.end)
                 self._note(id, self._words(after)[0])
             case nodes.HasType(id, span=span) | nodes.Given(id, span=span):
-                self._note(id, _first(span, id))
+                self._note(id, span.first(len(id)))
             case nodes.IsConst(id, span=span) | nodes.StateRead(id, span=span):
-                self._note(id, _first(span, id))
+                self._note(id, span.first(len(id)))
             case nodes.Matches(id, _, of_readers, span=span):
                 self._note(id, self._words(span)[1 if of_readers else 0])
             case nodes.Assign(target, _, own, span=span):
@@ -260,10 +260,6 @@ def _defined(entry: Entry, spans: list[Span]) -> Span | None:
         (s for s in spans if entry.span.start <= s.start and s.end <= entry.span.end),
         None,
     )
-
-
-def _first(span: Span, name: str) -> Span:
-    return Span(span.start, span.start + len(name))
 
 
 def _last(span: Span, name: str) -> Span:

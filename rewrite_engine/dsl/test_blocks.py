@@ -16,7 +16,6 @@ from rewrite_engine.dsl.scopes import (
 )
 from rewrite_engine.dsl.values import Right
 from rewrite_engine.errors import Note
-from rewrite_engine.source import Span
 
 
 def resolve_test(item: nodes.TestDef, scope: Scope, operators: Operators) -> Test:
@@ -49,7 +48,7 @@ def resolve_test(item: nodes.TestDef, scope: Scope, operators: Operators) -> Tes
 
 
 def _declare(given: nodes.Given, env: Environment) -> None:
-    span = Span(given.span.start, given.span.start + len(given.name))
+    span = given.span.first(len(given.name))
     earlier = env.entries.setdefault(given.name, Entry(given.name, "variable", span))
     if earlier.span is not span:
         notes = (Note("first given here", earlier.span),)

@@ -75,22 +75,23 @@ def _too_large(rule: Rule) -> Iterator[Diagnostic]:
 
 
 def _read_although_replaced(rule: Rule) -> Iterator[Diagnostic]:
-    replaced = {c.name for c in rule.creates if c.replaces} & _called(rule)
-    for create in rule.creates:
-        for value in _surely_used(create.value) if create.kind == "node" else ():
-            if isinstance(value, Use) and value.name in replaced:
-                message = f"the right side reads `{value.name}`, which it replaces"
-                hint = (
-                    "build what it computed again: its operator, or `N(x)` of a capture"
-                )
-                yield Diagnostic("E513", message, value.span, rule.source, hint=hint)
+    replaced = {create.name for create in rule.creates if create.replaces}
+    values = (c.value for c in rule.creates if c.kind == "node")
+    for use in (used for value in values for used in _surely_used(value)):
+        if isinstance(use, Use) and use.name in replaced and _is_call(rule, use.name):
+            message = f"the right side reads `{use.name}`, which it replaces"
+            hint = "build what it computed again: its operator, or `N(x)` of a capture"
+            yield Diagnostic("E513", message, use.span, rule.source, hint=hint)
 
 
-def _called(rule: Rule) -> set[str]:
-    """The names of matched calls."""
-    terms = (term for binding in rule.bindings for term in terms_in(binding.term))
-    captured = {term.name for term in terms if isinstance(term, Captured)}
-    return captured | {binding.name for binding in rule.bindings}
+def _is_call(rule: Rule, name: str) -> bool:
+    """Whether a name is that of a matched call."""
+    captured = (
+        isinstance(term, Captured) and term.name == name
+        for binding in rule.bindings
+        for term in terms_in(binding.term)
+    )
+    return any(binding.name == name for binding in rule.bindings) or any(captured)
 
 
 def _surely_used(value: Value) -> Iterator[Value]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -107,15 +107,15 @@ def _compared_fields(kind: type) -> tuple[str, ...]:
 
 def children(term: Term) -> tuple[Term, ...]:
     """The terms directly below one."""
-    match term:
-        case Items(items):
-            return items
-        case Either(options):
-            return options
-        case Maybe(value) | Captured(_, value):
-            return (value,)
-        case Chain(link, _, inner):
-            return link, inner
-        case Apply(_, operands):
-            return tuple(operand.value for operand in operands)
-    return ()
+    below = _BELOW.get(type(term))
+    return () if below is None else below(term)
+
+
+_BELOW: Final[Mapping[type, Callable[[Any], tuple[Term, ...]]]] = {
+    Items: lambda term: term.items,
+    Either: lambda term: term.options,
+    Maybe: lambda term: (term.value,),
+    Captured: lambda term: (term.value,),
+    Chain: lambda term: (term.link, term.inner),
+    Apply: lambda term: tuple([operand.value for operand in term.operands]),
+}

@@ -15,6 +15,7 @@ import attrs
 from torch import fx
 
 from rewrite_engine.dsl import checked
+from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.edit import append, append_call
 from rewrite_engine.lowering import markers
 from rewrite_engine.lowering.guards import Condition, compile_guard, names_bound
@@ -169,15 +170,14 @@ class _MatcherBuilder:
     # --- placeholders ---
 
     def _declare(self, term: checked.Term) -> None:
-        match term:
-            case checked.Variable(name):
-                self._placeholder(name, "value")
-            case checked.LiteralVariable(name):
-                self._placeholder(name, "literal")
-            case checked.Others(name):
-                self._placeholder(name, "others")
-        for child in _subterms(term):
-            self._declare(child)
+        for part in terms_in(term):
+            match part:
+                case checked.Variable(name):
+                    self._placeholder(name, "value")
+                case checked.LiteralVariable(name):
+                    self._placeholder(name, "literal")
+                case checked.Others(name):
+                    self._placeholder(name, "others")
 
     def _placeholder(self, name: str, role: str) -> None:
         if name in self._placeholders:
@@ -219,21 +219,6 @@ class _MatcherBuilder:
 
 def _names(node: fx.Node) -> list[str]:
     return list(node.meta.get("names", ()))
-
-
-def _subterms(term: checked.Term) -> tuple[checked.Term, ...]:
-    match term:
-        case checked.Items(items):
-            return items
-        case checked.Either(options):
-            return options
-        case checked.Maybe(value) | checked.Captured(_, value):
-            return (value,)
-        case checked.Chain(link, _, inner):
-            return link, inner
-        case checked.Apply(_, operands):
-            return tuple(operand.value for operand in operands)
-    return ()
 
 
 def guards_of(matcher: fx.Graph) -> list[Condition]:

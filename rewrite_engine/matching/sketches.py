@@ -33,7 +33,7 @@ Position = tuple[int, ...]
 """The way down from the anchor, as positions of positional arguments."""
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class IsCall:
     """A call of one of these operators stands at a position."""
 
@@ -78,8 +78,9 @@ def sketches(root: fx.Node) -> dict[CallKey, tuple[Sketch, ...]]:
     """The sketches of a pattern, by the calls that can anchor it."""
     found: dict[CallKey, dict[Sketch, None]] = {}
     for call in anchor_calls(root):
-        for keys, indices in _read(call):
-            ways = dict.fromkeys(map(_in_order, _below(call, indices, ())))
+        given = operands(call)
+        for keys, indices in _readings(call.target, tuple(given)):
+            ways = dict.fromkeys(map(_in_order, _below(given, indices, ())))
             for key in keys:
                 found.setdefault(key, {}).update(ways)
     return {key: tuple(ways) for key, ways in found.items()}
@@ -128,14 +129,16 @@ def _calls(pattern: fx.Node) -> list[fx.Node] | None:
 
 
 def _call(call: fx.Node, position: Position) -> Iterator[Sketch]:
-    for keys, indices in _read(call):
-        for way in _below(call, indices, position):
+    given = operands(call)
+    for keys, indices in _readings(call.target, tuple(given)):
+        for way in _below(given, indices, position):
             yield (IsCall(position, keys), *way)
 
 
-def _below(call: fx.Node, indices: Indices, position: Position) -> list[Sketch]:
+def _below(
+    given: Mapping[int | str, Any], indices: Indices, position: Position
+) -> list[Sketch]:
     """What holds for the operands of a call, for each way in which they are written."""
-    given = operands(call)
     ways = NO_TESTS
     for index, operand in sorted(indices):
         below = _ways(given[operand], (*position, index))
@@ -155,14 +158,10 @@ _REMEMBERED: Final = 4096
 """Operators, with operands that patterns name, of which is known how to read them."""
 
 
-def _read(call: fx.Node) -> Readings:
-    """The spellings and operand orders of a call; those that are read alike are one."""
-    return _readings(call.target, tuple(operands(call)))
-
-
 @lru_cache(maxsize=_REMEMBERED)
 def _readings(operator: OperatorPattern, given: tuple[int | str, ...]) -> Readings:
-    """How calls are read for a pattern that names these operands.
+    """The spellings and operand orders of calls, for a pattern that names these
+    operands; those that are read alike are one.
 
     An operand that is given by keyword, or that a module holds, is not looked at.
     """

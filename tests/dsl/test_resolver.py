@@ -340,6 +340,12 @@ def test_functions_and_operators_of_one_name_are_told_apart() -> None:
     assert isinstance(argument(rule.creates[0].value, 1), Computed)
 
 
+def test_an_operator_may_be_called_as_a_state_that_is_read_anew_is() -> None:
+    op = "op initial = aten.neg.default\n"
+    rule = load("y = relu(x)", "y' = initial(x)", before=op)
+    assert first_path(rule.creates[0].value) == "aten.neg.default"
+
+
 def test_a_choice_of_literals_is_computed_and_one_of_values_chosen() -> None:
     rule = load(
         "y = linear(x, w, b?)", "y' = mul(b if b else x, 1 if rank(x) == 1 else 2)"
