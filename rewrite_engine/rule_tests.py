@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils._pytree import tree_leaves
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
@@ -50,24 +52,49 @@ def run_test(test: Test, rules: RuleSet) -> TestOutcome:
     where = place(test.source, test.span)
     try:
         before, inputs = example_of(test)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        message = f"its graph does not run: {reason}"
-        return TestOutcome(test.title, False, message, where)
-    after = copy.deepcopy(before)
-    result = rules.apply(after)
-    faults = list(_faults(test, rules, result, before, inputs))
+        result = rules.apply(copy.deepcopy(before))
+        faults = list(_faults(test, rules, result, before, inputs))
+    except DoesNotRun as error:
+        faults = [str(error)]
     message = "; ".join(faults) if faults else "passed"
     return TestOutcome(test.title, not faults, message, where)
 
 
+class DoesNotRun(Exception):  # noqa: N818 - an outcome, not an error
+    """Torch does not run a graph, for the reason that the message gives."""
+
+
 def example_of(test: Test) -> tuple[fx.GraphModule, list[torch.Tensor]]:
-    """The graph of a test, with recorded values, and inputs for it."""
+    """The graph of a test, with recorded values, and inputs for it.
+
+    Raises: DoesNotRun
+    """
     torch.manual_seed(0)
     inputs = [_sample(given.type) for given in test.given if given.role == "input"]
     module = _module(test)
-    _record_values(module, inputs)
+    with _running("its graph"):
+        _record_values(module, inputs)
     return module, inputs
+
+
+def examples_of(tests: Iterable[Test]) -> Iterator[fx.GraphModule]:
+    """The graphs of those tests that run."""
+    for test in tests:
+        try:
+            module, _ = example_of(test)
+        except DoesNotRun:
+            continue
+        yield module
+
+
+@contextmanager
+def _running(what: str) -> Iterator[None]:
+    """Torch raises whatever the calls of a graph lead it to, assertions included."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DoesNotRun(f"{what} does not run: {reason}") from error
 
 
 def _module(test: Test) -> fx.GraphModule:
@@ -169,24 +196,29 @@ def _value_faults(
     inputs: list[torch.Tensor],
     tolerance: float,
 ) -> Iterator[str]:
-    expected, found = (_outputs(module, inputs) for module in (before, after))
+    with _running("its graph"):
+        expected = _outputs(before, inputs)
+    with _running("the rewritten graph"):
+        found = _outputs(after, inputs)
     for index, (a, b) in enumerate(zip(expected, found, strict=True)):
         difference = largest_difference(a, b)
         if math.isnan(difference) or difference > tolerance:
             yield f"output {index} differs by {difference:.3g}, more than {tolerance:g}"
 
 
-def _outputs(module: fx.GraphModule, inputs: list[torch.Tensor]) -> tuple[Any, ...]:
+def _outputs(module: fx.GraphModule, inputs: list[torch.Tensor]) -> list[Any]:
     torch.manual_seed(0)
-    result = module(*(tensor.clone() for tensor in inputs))
-    return result if isinstance(result, tuple) else (result,)
+    return tree_leaves(module(*(tensor.clone() for tensor in inputs)))
 
 
-def largest_difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+def largest_difference(expected: Any, found: Any) -> float:
     """The largest difference, relative to the largest magnitude of what is expected.
 
-    Not a number is equal to itself; another shape or dtype differs infinitely.
+    Not a number is equal to itself; another shape or dtype differs infinitely, as does
+    what is no tensor and not equal.
     """
+    if not (isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor)):
+        return 0.0 if expected == found else math.inf
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return math.inf
     if torch.equal(expected, found) or expected.numel() == 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rewrite_engine import load
+from rewrite_engine import engine, load, loads
 from rewrite_engine.assets import rules_directory
 from rewrite_engine.dsl import loader, nodes
 from rewrite_engine.dsl.printer import format_source
@@ -64,8 +64,6 @@ def test_the_readme_counts_the_lines_of_the_qat_rules() -> None:
 
 
 def test_a_failing_test_says_what_happened() -> None:
-    from rewrite_engine import loads
-
     rules = loads(
         """
         rule wrong { z = relu(x) => z' = neg(x) }
@@ -83,8 +81,6 @@ def test_a_failing_test_says_what_happened() -> None:
 
 
 def test_a_failing_test_says_what_kept_the_rule_from_matching() -> None:
-    from rewrite_engine import loads
-
     rules = loads(
         """
         rule six { z = mul(relu(x), 6.0) => z' = relu(x) }
@@ -104,8 +100,6 @@ def test_a_failing_test_says_what_kept_the_rule_from_matching() -> None:
 
 
 def test_a_failing_test_names_the_other_rules_that_fired() -> None:
-    from rewrite_engine import loads
-
     rules = loads(
         """
         rule right { z = relu(relu(x)) => z' = relu(x) }
@@ -121,8 +115,6 @@ def test_a_failing_test_names_the_other_rules_that_fired() -> None:
 
 
 def test_a_test_whose_graph_does_not_run_fails_alone() -> None:
-    from rewrite_engine import loads
-
     rules = loads(
         """
         rule r { z = relu(relu(x)) => z' = relu(x) }
@@ -136,6 +128,29 @@ def test_a_test_whose_graph_does_not_run_fails_alone() -> None:
     impossible, possible = run_tests(rules)
     assert impossible.message.startswith("its graph does not run: ")
     assert possible.passed
+    (verified,) = engine.verify(rules, trials=10).rules
+    assert verified.fired > 0
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("aten.index_select(x, 0, aten.arange(9))", "its graph does not run: index"),
+        ("check(x, [2, 4])", "its graph does not run: Tensor sizes mismatch"),
+        ("aten._assert_async(aten.sum.default(x))", "passed"),
+        ("aten.split(relu(x), 1)", "passed"),
+    ],
+)
+def test_what_the_graph_of_a_test_may_return(result: str, message: str) -> None:
+    rules = loads(
+        f"""
+        op check = aten._assert_tensor_metadata.default
+        rule r {{ z = neg(neg(x)) => z' = x }}
+        test "one" {{ given (x: f32[2, 3]) {{ return {result} }} expect r * 0, equal }}
+        """
+    )
+    (outcome,) = run_tests(rules)
+    assert outcome.message.startswith(message)
 
 
 @pytest.mark.parametrize("path", LIBRARIES, ids=lambda path: path.stem)

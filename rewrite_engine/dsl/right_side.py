@@ -85,7 +85,7 @@ class Statements:
                 self._assign(statement)
 
     def _bind(self, statement: nodes.Bind) -> None:
-        value = self._graph_value(statement.value, optional=True)
+        value = self.graph_value(statement.value, optional=True)
         span = statement.span.first(len(statement.name))
         self._declare(statement.name, "node", span)
         self._note_tensor(statement.name, value)
@@ -96,7 +96,7 @@ class Statements:
         self.creates.append(create)
 
     def _replace(self, statement: nodes.Replace) -> None:
-        value = self._graph_value(statement.value)
+        value = self.graph_value(statement.value)
         name = statement.name
         span = statement.span.first(len(name))
         entry = self.right.env.entries.get(name)
@@ -204,7 +204,8 @@ class Statements:
                 message = f"`{name}` is never used"
                 self._report("W201", message, span, (), hint if is_node else None)
 
-    def _graph_value(self, expr: nodes.Expr, *, optional: bool = False) -> Value:
+    def graph_value(self, expr: nodes.Expr, *, optional: bool = False) -> Value:
+        """A resolved value that a node computes; anything else is reported."""
         value = self.right.value(expr, self.present)
         if self._is_literal(value) and not (optional and may_be_absent(value)):
             message = "a graph value is needed, and this is a literal"

@@ -12,7 +12,7 @@ from rewrite_engine.dsl.checked import Test
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.matching.match import Match
 from rewrite_engine.rewriting.run import find
-from rewrite_engine.rule_tests import example_of
+from rewrite_engine.rule_tests import examples_of
 from rewrite_engine.tensor_types import type_of
 from rewrite_engine.verification.cases import Case, Tensor
 from rewrite_engine.verification.choices import Choice
@@ -22,13 +22,12 @@ from rewrite_engine.verification.subject import Example, Given, Subject
 
 def with_examples(subject: Subject, tests: Iterable[Test]) -> Subject:
     """The subject, with an example for every place where a test matches it."""
-    found = tuple(_example(m) for test in tests for m in _matches(subject, test))
-    return attrs.evolve(subject, examples=found)
-
-
-def _matches(subject: Subject, test: Test) -> Iterator[Match]:
-    module, _ = example_of(test)
-    yield from find(subject.program, module, recurse=False)
+    matches = (
+        match
+        for module in examples_of(tests)
+        for match in find(subject.program, module, recurse=False)
+    )
+    return attrs.evolve(subject, examples=tuple(map(_example, matches)))
 
 
 def _example(match: Match) -> Example:
@@ -50,8 +49,7 @@ def _given(value: Any) -> Given | None:
 
 def example_cases(tests: Iterable[Test], instance: Instance) -> Iterator[Case]:
     """The graphs of tests, in the place of an instance that needs more around it."""
-    for test in tests:
-        module, _ = example_of(test)
+    for module in examples_of(tests):
         yield _case(module, instance)
 
 

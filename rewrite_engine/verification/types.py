@@ -18,7 +18,7 @@ from rewrite_engine.rewriting.build import Built
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.folding import Constant
 from rewrite_engine.rewriting.run import run
-from rewrite_engine.rule_tests import example_of
+from rewrite_engine.rule_tests import examples_of
 from rewrite_engine.tensor_types import UNKNOWN, attribute, recorded
 from rewrite_engine.value_text import Symbols, literal_text, type_text
 from rewrite_engine.verification.building import build_case
@@ -41,8 +41,8 @@ def types_in_rule(
     for verification. Empty, if there is none.
     """
     subject = with_examples(Subject.of(rule), tests)
-    shown = (example_of(test)[0] for test in tests)
-    found = (_types(subject, module) for module in chain(shown, _made_up(subject)))
+    graphs = chain(examples_of(tests), _made_up(subject))
+    found = (_types(subject, module) for module in graphs)
     return next(filter(None, found), {})
 
 
@@ -59,8 +59,10 @@ def _made_up(subject: Subject) -> Iterator[fx.GraphModule]:
 
 
 def types_in_test(test: checked.Test) -> Mapping[str, str]:
-    """The types of the names of a test."""
-    module, _ = example_of(test)
+    """The types of the names of a test; none, if its graph does not run."""
+    module = next(examples_of([test]), None)
+    if module is None:
+        return {}
     return _texts(module, {node.name: node for node in module.graph.nodes})
 
 
