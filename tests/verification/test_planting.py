@@ -45,7 +45,7 @@ SIMPLE = loads(
 )
 LIBRARIES = (
     *("qat_fuse", "qat_fold", "bn_fold", "cross_layer", "fold_scales"),
-    *("equalize", "smoothquant"),
+    *("equalize", "smoothquant", "cleanup"),
 )
 
 

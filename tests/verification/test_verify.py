@@ -22,6 +22,7 @@ def codes(found: RuleVerification) -> set[str]:
 
 
 FEW = {  # instances, and trials beside them
+    "cleanup": (7, 4),
     "qat_fuse": (6, 0),
     "qat_fold": (5, 0),
     "bn_fold": (6, 4),
