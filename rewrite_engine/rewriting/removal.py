@@ -48,9 +48,12 @@ class Removal:
     def remove(self, match: Match, built: Built) -> None:
         """Detach the calls that are no longer read, and what only they read.
 
-        Raises: Refused, if the effect of one that stays is in its copy, too.
+        Raises: Refused, if one stays that is to be erased, or whose effect is in its
+        copy, too.
         """
         self._remove(match.calls, _staying(match, built), match.calls)
+        for call in _erased(match) - self.transaction.detached.keys():
+            raise Refused(f"'{call}' is read by '{next(iter(call.users))}', and stays")
         for call in built.copies.values():
             kept = call not in self.transaction.detached
             if kept and self.aliases.effect(call).effectful:

@@ -100,10 +100,13 @@ class _Builder:
         )
 
     def _output(self, node: fx.Node) -> None:
-        results = list(self.new.translated(node.args[0]))
+        # What returns nothing cannot be erased where something reads it.
+        values = self.new.values
+        roots = [root for root in node.args[0] if values[root] is not None]
+        results = [self.new.nodes[root] for root in roots]
         if self.choice.written:
-            for root, result in zip(node.args[0], results, strict=True):
-                self._write(result, self.new.values[root])
+            for root, result in zip(roots, results, strict=True):
+                self._write(result, values[root])
         if self.choice.exposed is not None:
             results.append(self.new.nodes[self.instance.calls[self.choice.exposed]])
         self.new.graph.output(tuple(results))

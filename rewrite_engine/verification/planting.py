@@ -226,7 +226,7 @@ class _Garden:
         return pytree.tree_leaves(self.case.graph.output_node().args)
 
     def _know(self, made: fx.Node, call: fx.Node) -> None:
-        value = call.meta["val"]
+        value = call.meta.get("val")
         is_hidden = not self.reads_inside and call not in self._roots
         if isinstance(value, torch.Tensor) and value.dtype in _READ and not is_hidden:
             self.known[made] = value

@@ -161,6 +161,23 @@ def test_erase_says_that_an_effect_may_go() -> None:
     ]
 
 
+def test_what_is_read_is_not_erased() -> None:
+    """It would stay, be found again in every sweep, and counted as rewritten."""
+    rules = "rule drop { z = dropout(x, $p, true) => erase z }"
+
+    def body(f: Any, x: Any, w: Any) -> Any:
+        f(aten.dropout.default, (w, 0.5, True))
+        return f(aten.dropout.default, (x, 0.5, True))
+
+    gm = graph_of(body)
+    report = engine.apply(gm, loads(rules)).report
+    assert report.matches == 1
+    (given,) = report.refusals
+    assert given.reason == "'dropout_default_1' is read by 'output', and stays"
+    (left,) = gm.graph.find_nodes(op="call_function", target=aten.dropout.default)
+    assert left.args[0].name == "x"
+
+
 def test_a_writing_call_does_not_move_past_a_reader() -> None:
     rules = """
     rule r {
