@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from rewrite_engine import RuleSet, engine, load, torch_ops
+from rewrite_engine.dsl.checked import RuleFile
 from rewrite_engine.rule_files import shipped_files
 from rewrite_engine.rule_tests import example_of, run_tests
 from tests.caching.same import FILLERS, RELU, assert_same, graph_of, known, rows
@@ -28,6 +29,16 @@ def written(folder: Path, *rules: str) -> Path:
     path = folder / "many.rules"
     path.write_text("\n".join([*rules, *FILLERS]))
     return path
+
+
+def test_a_file_that_names_the_prelude_is_loaded_whole(
+    tmp_path: Path, kept: Path
+) -> None:
+    path = written(tmp_path, 'use "prelude.rules"', RELU)
+    for _ in range(2):
+        rules = load(path)
+        assert isinstance(rules._origin, RuleFile)
+    assert rules.apply(graph_of("relu", "relu")).report.matches == 1
 
 
 # --- apply ---

@@ -212,6 +212,37 @@ def test_arguments_without_a_name_matter(repeated: list[object]) -> None:
     assert len(repeated) == 2
 
 
+def test_which_of_two_ways_was_found_matters(repeated: list[object]) -> None:
+    graph = fx.Graph()
+    calls = []
+    for i in range(4):
+        pair = graph.placeholder(f"x{i}"), graph.placeholder(f"y{i}")
+        graph.call_function(torch.ops.aten.neg.default, (pair[i % 2],))
+        calls.append(graph.call_function(torch.ops.aten.sub.Tensor, pair))
+    graph.output(calls)
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    rule = "z = sub(a, b) | sub(b, a) where uses(a) == 1 => z' = mul(a, neg(b))"
+    engine.apply(gm, loads(f"rule r once {{ {rule} }}"))
+    products = graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor)
+    assert [str(node.args[0]) for node in products] == ["y0", "x1", "y2", "x3"]
+    assert len(repeated) == 2
+
+
+def test_lists_of_values_are_repeated(repeated: list[object]) -> None:
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    given = [x, y], [x, y], [x, y, y]
+    target = torch.ops.aten.cat.default
+    graph.output([graph.call_function(target, (values,)) for values in given])
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    rule = "z = aten.cat.default([a, *rest]) where uses(a) > 0"
+    rule += " => z' = aten.cat.default([neg(a), *rest])"
+    engine.apply(gm, loads(f"rule r once {{ {rule} }}"))
+    found = graph.find_nodes(op="call_function", target=target)
+    assert [len(node.args[0]) for node in found] == [2, 2, 3]
+    assert len(repeated) == 1
+
+
 def test_of_reaches_and_matches_the_latest_are_known() -> None:
     (rule,) = loads(SIGN)
     memory, reaches = equal_matches._Memory(), [Reach((), (), (i,)) for i in range(40)]

@@ -55,7 +55,7 @@ def searched(gm: fx.GraphModule, rules: RuleSet) -> Any:
         return engine.apply(gm, rules)
 
 
-def call(target: Any) -> Callable[..., Calls]:
+def call(target: Any, dtype: torch.dtype | None = None) -> Callable[..., Calls]:
     """A call on the values of other calls, which get graph, x and y."""
 
     def of(*args: Any, **kwargs: Any) -> Calls:
@@ -65,7 +65,7 @@ def call(target: Any) -> Callable[..., Calls]:
 
             named = {name: operand(arg) for name, arg in kwargs.items()}
             node = graph.call_function(target, tuple(map(operand, args)), named)
-            node.meta["val"] = torch.ones(2, 3)
+            node.meta["val"] = torch.ones(2, 3, dtype=dtype)
             return node
 
         return build
@@ -104,7 +104,7 @@ def read_elsewhere(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
 
 relu, neg = call(aten.relu.default), call(aten.neg.default)
 add, mul = call(aten.add.Tensor), call(aten.mul.Tensor)
-clamp = call(aten.clamp.default)
+clamp, relu16 = call(aten.clamp.default), call(aten.relu.default, torch.float16)
 
 
 def cat(*parts: Calls) -> Calls:
@@ -145,6 +145,11 @@ SITES = {
         "y = neg(relu(t)) | neg(t)\n where t: f16",
         neg(relu(X)),
         neg(relu(half)),
+    ),
+    "failed guard, and another way": (
+        "y = neg(relu(t)) | neg(t)\n where t: f16",
+        neg(relu16(X)),
+        neg(relu16(half)),
     ),
     "outside reader": ("y = add(relu(a), b)", add(relu(X), Y), read_twice),
     "readers": (
@@ -283,6 +288,11 @@ def test_what_modules_do_is_not_known_by_their_names() -> None:
     assert engine.apply(of_modules(("act", sigmoid)), rules).report.matches == 0
     gm = of_modules(("relu", None), ("relu", sigmoid), ("relu", None))
     assert engine.apply(gm, rules).report.matches == 2
+    again = "z = neg(N@relu(a)) where uses(a) > 0 => z' = N(sigmoid(a))"
+    gm = of_modules(("one", relu), ("other", relu))
+    assert engine.apply(gm, loads(f"rule r once {{ {again} }}")).report.matches == 2
+    called = gm.graph.find_nodes(op="call_module")
+    assert [node.target for node in called] == ["one", "other"]
 
 
 def test_a_guard_of_the_caller_is_asked_once_for_each_match() -> None:
