@@ -23,16 +23,15 @@ from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.signatures import Parameter
 from rewrite_engine.verification.cases import Tensor
 from rewrite_engine.verification.choices import Choice, Unsuitable
+from rewrite_engine.verification.demands import Demands, operands_demanded
 from rewrite_engine.verification.fitting import Dimensions
 from rewrite_engine.verification.literals import literals_of
 from rewrite_engine.verification.modules import watched
 from rewrite_engine.verification.operands import (
-    Demands,
     Names,
     Operand,
     channel_axis,
     elementwise,
-    operands_demanded,
     operands_of,
 )
 from rewrite_engine.verification.samples import RANDOM

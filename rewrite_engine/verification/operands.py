@@ -66,9 +66,6 @@ Arguments: TypeAlias = Mapping[str, Any]
 Names: TypeAlias = Mapping[fx.Node, tuple[str, Arguments]]
 """The operators of calls, and their arguments by parameter name."""
 
-Demands: TypeAlias = Mapping[fx.Node, Operand]
-"""What the values of nodes must be."""
-
 _Rule: TypeAlias = Callable[[Arguments, Sizes], Mapping[str, Operand]]
 
 
@@ -82,50 +79,9 @@ def operands_of(operator: str, given: Arguments, sizes: Sizes) -> Mapping[str, O
     return {} if rule is None else rule(given, sizes)
 
 
-def operands_demanded(graph: fx.Graph, names: Names, sizes: Sizes) -> Demands:
-    """What the values of a graph must be for the calls that read them.
-
-    `names` gives the operator of each call and its arguments by parameter name. What an
-    elementwise call must give, its operands must be.
-    """
-    demands: dict[fx.Node, Operand] = {}
-    for node in reversed(graph.nodes):
-        if node not in names:
-            continue
-        operator, arguments = names[node]
-        try:
-            operands = operands_of(operator, _literals(arguments), sizes)
-        except (LookupError, TypeError, ValueError, ArithmeticError):
-            continue
-        for name, value in arguments.items():
-            demand = operands.get(name)
-            if node in demands and (operator in _KEEPING or not operands):
-                demand = demands[node] if operator not in _RESHAPING else None
-            if isinstance(value, fx.Node) and demand is not None:
-                demands.setdefault(value, demand)
-    return {**_shaped_back(graph, names, demands), **demands}
-
-
-def _shaped_back(graph: fx.Graph, names: Names, demands: Demands) -> Demands:
-    """Guesses for values of which nothing else is known: what is reshaped to fit a call
-    had that shape before.
-    """
-    guesses: dict[fx.Node, Operand] = {}
-    for node in reversed(graph.nodes):
-        operator, arguments = names.get(node, ("", {}))
-        guess = guesses.get(node)
-        if operator == "reshape":
-            guess = guess or demands.get(node)
-        elif operator in _RESHAPING or operator in _RULES:
-            continue
-        for value in arguments.values():
-            if guess is not None and isinstance(value, fx.Node):
-                guesses.setdefault(value, guess)
-    return guesses
-
-
-def _literals(arguments: Arguments) -> Arguments:
-    return {k: v for k, v in arguments.items() if not isinstance(v, fx.Node)}
+def is_known(operator: str) -> bool:
+    """Whether an operator is listed here."""
+    return operator in _RULES
 
 
 def observed(name: str, value: Any) -> Operand:
@@ -191,6 +147,13 @@ def _convolution(rank: int, *, transposed: bool) -> _Rule:
     return rule
 
 
+def _convolution_of_any_rank(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
+    known = _first(given, "input", "weight")
+    rank = (sizes.rank if known is None else known.dim()) - 2
+    transposed = given.get("transposed") is True
+    return _convolution(rank, transposed=transposed)(given, sizes)
+
+
 def _linear(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
     x, w = _first(given, "input"), _first(given, "weight")
     inputs = sizes.channels
@@ -219,6 +182,14 @@ def _channelwise(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
         "running_mean": Operand(channels, "running mean"),
         "running_var": Operand(channels, "running variance"),
     }
+
+
+def _channelwise_in_eval(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
+    x = _first(given, "input")
+    if x is not None and x.numel() == 0:
+        # Its backward divides by a size, in whole numbers: torch ends the process.
+        raise ValueError("of an empty batch, this has no gradient")
+    return _channelwise(given, sizes)
 
 
 def _prelu(given: Arguments, sizes: Sizes) -> Mapping[str, Operand]:
@@ -319,8 +290,10 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "conv_transpose1d": _convolution(1, transposed=True),
     "conv_transpose2d": _convolution(2, transposed=True),
     "conv_transpose3d": _convolution(3, transposed=True),
+    "convolution": _convolution_of_any_rank,
     "linear": _linear,
     "batch_norm": _channelwise,
+    "_native_batch_norm_legit_no_training": _channelwise_in_eval,
     "instance_norm": _channelwise,
     "group_norm": _channelwise,
     "prelu": _prelu,
@@ -350,22 +323,3 @@ _OBSERVED: Final[Mapping[str, Content]] = {
     "max_val": "maximum",
     "alpha": "fraction",
 }
-
-_KEEPING: Final = frozenset(
-    {
-        "quantize_per_tensor",
-        "dequantize_per_tensor",
-        "quantize_per_channel",
-        "dequantize_per_channel",
-    }
-)
-"""Operators whose result has the shape of their input."""
-
-_RESHAPING: Final = frozenset(
-    {
-        *("reshape", "view", "permute", "transpose", "flatten", "squeeze"),
-        *("unsqueeze", "expand", "cat", "stack", "getitem", "sum", "mean"),
-        *("amax", "amin", "t", "select", "slice", "prod"),
-    }
-)
-"""Operators that are neither elementwise nor known."""

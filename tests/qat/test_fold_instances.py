@@ -24,6 +24,9 @@ def _layer(instance: Instance) -> tuple[str, int]:
     """The operator that is folded into, and the rank of its weight."""
     target = instance.calls["y"].target
     name = target.__name__.split(".")[0]
+    if name == "convolution":
+        # The rule for transposed ones asks for the groups.
+        return name + "_transpose" * ("groups" in _placeholders(instance.matcher)), 4
     rank = re.search(r"(\d)d", name)
     return name, 2 if rank is None else int(rank[1]) + 2
 
@@ -49,7 +52,10 @@ def _tensors(instance: Instance, dtype: torch.dtype) -> dict[str, Any]:
         "eps": EPS,
         "rows": [-1 if i == axis else 1 for i in range(rank)],
         "columns": [-1 if i == 1 else 1 for i in range(rank)],
-        "groups": groups,
+        **dict.fromkeys(("groups", "y_groups"), groups),
+        **{f"y_{key}": [1] for key in ("stride", "dilation")},
+        **{f"y_{key}": [0] for key in ("padding", "output_padding")},
+        "y_transposed": "transpose" in name,
         "each": shape[1],
         "kernel": 3 ** (rank - 2),
         "joined": shape,
@@ -60,7 +66,7 @@ def _groups(instance: Instance) -> int:
     """Two, unless the layer has none or the scale is that of a single one."""
     name, _ = _layer(instance)
     is_single = "transpose" in name and "rows" in _placeholders(instance.matcher)
-    return 1 if name == "linear" or is_single else 2
+    return 1 if name in ("linear", "addmm", "mm") or is_single else 2
 
 
 def _placeholders(module: fx.GraphModule) -> list[str]:
@@ -71,8 +77,8 @@ def _argument(name: str, known: dict[str, Any], axis: int) -> Any:
     """The value of an operand that a rule leaves open, by its parameter's name."""
     if name in known:
         return known[name]
-    if name.startswith("z_"):
-        return {"z_training": False, "z_momentum": 0.1, "z_eps": EPS}.get(name, False)
+    if name.startswith(("z_", "batch_norm_")):
+        return {"momentum": 0.1, "eps": EPS}.get(name.rpartition("_")[2], False)
     if name == "training":
         return False
     if name.startswith("convert_element_type"):
@@ -139,7 +145,7 @@ def _name(node: fx.Node) -> str:
 def _with_groups(instance: Instance) -> None:
     """Give the layers of both sides the groups that their weights are made for."""
     name, groups = _layer(instance)[0], _groups(instance)
-    if groups == 1:
+    if groups == 1 or "convolution" in name:
         return
     for module in (instance.matcher, instance.replacement):
         for node in module.graph.nodes:
@@ -186,8 +192,16 @@ def test_every_instance_that_stops_training_is_the_batch_norm_in_eval_mode():
         assert torch.equal(found, _run(instance.matcher, given)), instance.matcher.code
 
 
-def test_every_instance_of_the_bn_fold_rule_is_exact_in_fp64():
-    instances = load("bn_fold")["fold_batch_norm"].instances()
+@pytest.mark.parametrize(
+    ("rule", "layers"),
+    [
+        ("fold_batch_norm", 8),
+        ("fold_batch_norm_transposed", 4),
+        ("fold_batch_norm_addmm", 1),
+    ],
+)
+def test_every_instance_of_the_bn_fold_rules_is_exact_in_fp64(rule, layers):
+    instances = load("bn_fold")[rule].instances()
     for instance in instances:
         _with_groups(instance)
         given = _arguments(instance, torch.float64)
@@ -195,4 +209,4 @@ def test_every_instance_of_the_bn_fold_rule_is_exact_in_fp64():
             _run(module, given) for module in (instance.matcher, instance.replacement)
         )
         torch.testing.assert_close(expected, found, rtol=1e-12, atol=1e-12)
-    assert len(instances) >= 8 * 10  # bias, gamma and beta; the layers
+    assert len(instances) >= 16 * layers  # bias, gamma and beta; two BatchNorms
