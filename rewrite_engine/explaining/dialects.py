@@ -128,8 +128,13 @@ def _same_operator(
 def _decomposed(
     operator: OperatorPattern, found: str, base: str, wanted: tuple[str, ...]
 ) -> Dialect | None:
+    parts = {
+        name: set(map(_plain, _PARTS.get(_composite(name), ()))) for name in wanted
+    }
+    if not parts.keys().isdisjoint(set().union(*parts.values())):
+        return None  # it is of both dialects, and covers the call in neither
     for name in wanted:
-        if base in map(_plain, _PARTS.get(_composite(name), ())):
+        if base in parts[name]:
             message = f"decomposed: `{found}` where the rule says `{operator.name}`"
             hint = "apply the rule before `run_decompositions()`, or write it for"
             return Dialect("decomposed", found, message, f"{hint} `{found}`")

@@ -154,15 +154,19 @@ class _Explainer:
         return "it matches where the graph has been rewritten before"
 
     def _dialects(self) -> Iterator[str]:
-        """Operators of the rule that the graph has only in other spellings."""
+        """Operators of the rule that the graph has only in other spellings: not where
+        the rule has both, nor where a rule has rewritten the call.
+        """
         seen: dict[str, fx.Node] = {}
         for node in self._graph.nodes:
-            seen.setdefault(f"{node.op} {node.target}", node)
+            if node not in self.run.consumed:
+                seen.setdefault(f"{node.op} {node.target}", node)
         operators = dict.fromkeys(call.target for call, _ in calls_of(self.rule))
+        strange = [n for n in seen.values() if not any(o.covers(n) for o in operators)]
         for operator in operators:
             if any(operator.covers(node) for node in seen.values()):
                 continue
-            related = [dialect(operator, node) for node in seen.values()]
+            related = [dialect(operator, node) for node in strange]
             for found in [d for d in related if d is not None][:2]:
                 yield f"{found.message}; {found.hint}"
 

@@ -159,6 +159,31 @@ def test_another_dialect_is_named_as_such(relation: str) -> None:
     assert miss.first.hint
 
 
+def test_a_call_that_the_rule_has_in_both_dialects_is_in_none_of_them() -> None:
+    rules = loads("""
+    family Conv(op) = conv_transpose1d | aten.convolution.default
+    rule r for conv in Conv { y = conv(x, w, ..)  z = relu(y) => z' = conv(x, w, ..y) }
+    rule s { z = relu(matmul(a, b) | mm(a, b)) => z' = mm(a, b) }
+    """)
+    for target in (aten.conv1d.default, aten.mm.default):
+        gm = graph_of(lambda f, x, w, _, t=target: f(aten.neg.default, (f(t, (x, w)),)))
+        assert not any(each.notes for each in engine.explain(gm, rules).rules)
+
+
+def test_a_call_that_another_rule_has_rewritten_is_of_no_other_dialect() -> None:
+    rules = loads("""
+    rule composed { z = relu(matmul(a, b)) => z' = matmul(b, a) }
+    rule decomposed { z = relu(mm(a, b)) => z' = mm(b, a) }
+    """)
+    gm = graph_of(
+        lambda f, x, y, _: f(aten.relu.default, (f(aten.mm.default, (x, y)),))
+    )
+    first, second = engine.explain(gm, rules).rules
+    assert second.matches and not first.notes
+    (alone,) = engine.explain(gm, rules.only("composed")).rules
+    assert "aten.mm.default" in alone.notes[0]
+
+
 def test_a_module_where_the_rule_has_functions() -> None:
     gm = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     rules = loads("""
