@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from benches import bench_qat, models  # first: it sets the number of threads
 
@@ -31,7 +29,6 @@ import rewrite_engine.loading
 import rewrite_engine.matching.automaton  # noqa: F401  # see `seconds_to_load`
 from benches.quantizer import ConvolutionQuantizer
 from rewrite_engine import load
-from rewrite_engine.assets import rules_directory
 from rewrite_engine.integrations import torchao
 from rewrite_engine.integrations.torchao import (
     fold_conv_bn_qat,
@@ -129,23 +126,6 @@ def seconds_to_load() -> float:
     return time.process_time() - start
 
 
-def rule_lines(library: str) -> int:
-    """Lines of a shipped library up to its tests, comments included."""
-    text = (rules_directory() / f"{library}.rules").read_text()
-    return text.partition('\ntest "')[0].count("\n")
-
-
-def peer_lines() -> int:
-    """Lines of the module whose passes the rules replace."""
-    return Path(inspect.getfile(qat_utils)).read_text().count("\n")
-
-
-def size_line() -> str:
-    """How long the rules are, and torchao's passes."""
-    rules = sum(map(rule_lines, LIBRARIES))
-    return f"rules: {rules} lines, torchao's qat_utils.py: {peer_lines()} lines"
-
-
 def growth_lines(measured: list[Growth]) -> Iterator[str]:
     """The table of growth; times in milliseconds."""
     yield f"{'pairs':>7}{'fuse ms':>10}{'a pair':>8}{'fold ms':>10}{'a pair':>8}"
@@ -164,12 +144,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=1, help="of torchao (default 1)")
     parser.add_argument("--growth", action="store_true", help="ours, 50 to 5,000 pairs")
     parser.add_argument("--load", action="store_true", help="ours, ready to be applied")
-    parser.add_argument("--size", action="store_true", help="lines of rules and passes")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if options.size:
-        print(size_line())
-    elif options.load:
+    if options.load:
         print(f"both rule sets are ready in {seconds_to_load() * 1e3:.0f} ms")
     elif options.growth:
         sizes = (2, 4) if options.tiny else GROWTH

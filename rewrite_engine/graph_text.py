@@ -6,7 +6,6 @@ Neither text holds addresses, paths or anything else that differs from run to ru
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -63,16 +62,6 @@ def structure_text(gm: Model) -> str:
     texts; types of values do not count.
     """
     return _render(gm, _canonical, types=False)
-
-
-def fingerprint(gm: Model) -> str:
-    """The SHA-256 of `structure_text`, in hexadecimal; the same in every process."""
-    return hashlib.sha256(structure_text(gm).encode()).hexdigest()
-
-
-def same_structure(a: Model, b: Model) -> bool:
-    """Whether two graphs are equal up to names and the order of independent nodes."""
-    return structure_text(a) == structure_text(b)
 
 
 def diff(before: str, after: str) -> str:
