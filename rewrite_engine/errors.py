@@ -130,3 +130,8 @@ def _render_note(note: Note, default: Source) -> str:
     source = note.source or default
     shown = excerpt(source, note.span)
     return f"  note: {message} ({place(source, note.span)})\n{shown}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind if it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -59,11 +59,11 @@ class Layer:
         """What a user may call it: the module's name, the weight's, the node's."""
         return tuple(dict.fromkeys(_names(self)))
 
-    def device(self, module: fx.GraphModule) -> torch.device | None:
-        """Where its weight lies, None if that is computed."""
+    def held(self, module: fx.GraphModule) -> torch.Tensor | None:
+        """Its weight, perhaps read through observers; None if that is computed."""
         path = _state_path(self.weight)
         held = None if path is None else attribute(module, path)
-        return held.device if isinstance(held, torch.Tensor) else None
+        return held if isinstance(held, torch.Tensor) else None
 
 
 def find_layers(module: fx.GraphModule) -> tuple[Layer, ...]:

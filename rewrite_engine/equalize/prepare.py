@@ -40,7 +40,8 @@ def prepare(
         place = layer.input, layer.axis
         if place not in watched:
             observer = InputEqualizationObserver(layer.axis, config.alpha)
-            observer.to(layer.device(module))
+            weight = layer.held(module)
+            observer.to(None if weight is None else weight.device)
             watched[place] = _insert(module, layer, observer)
         layer.node.replace_input_with(layer.input, watched[place])
     module.recompile()

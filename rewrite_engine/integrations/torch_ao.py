@@ -27,7 +27,6 @@ from rewrite_engine.equalize import (
 from rewrite_engine.equalize.layers import Layer, find_layers
 from rewrite_engine.equalize.prepare import bypass, copy_of
 from rewrite_engine.ruleset import RuleSet
-from rewrite_engine.tensor_types import attribute
 
 Modules = dict[str, nn.Module]
 WeightObservers = dict[str, peer._WeightEqualizationObserver]
@@ -60,7 +59,7 @@ def update_obs_for_equalization(
     """
     found = {}
     for layer, theirs in _observed(model, modules):
-        weight = _weight(model, layer)
+        weight = layer.held(model)
         if weight is None:
             continue
         seen = WeightEqualizationObserver(layer.groups)
@@ -164,15 +163,6 @@ def _put(model: fx.GraphModule, path: str, module: nn.Module) -> None:
 
 
 # --- weights ---
-
-
-def _weight(model: fx.GraphModule, layer: Layer) -> torch.Tensor | None:
-    """The weight of a layer, through its observers; None if it is computed."""
-    node = layer.weight
-    while node.op == "call_module" and len(node.all_input_nodes) == 1:
-        (node,) = node.all_input_nodes
-    held = attribute(model, str(node.target)) if node.op == "get_attr" else None
-    return held if isinstance(held, torch.Tensor) else None
 
 
 def _reset_weight_observers(model: fx.GraphModule, names: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config
 
-from rewrite_engine.errors import RewriteError
+from rewrite_engine.errors import RewriteError, first_line
 
 
 class ValueInferenceError(RewriteError):
@@ -49,11 +49,7 @@ def run(
                 return getattr(args[0], node.target)(*args[1:], **kwargs)
             return node.target(*args, **kwargs)
     except Exception as error:
-        raise ValueInferenceError(node, _first_line(error)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueInferenceError(node, first_line(error)) from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import fx, nn
 
+from rewrite_engine.errors import first_line
 from rewrite_engine.lowering.guards import compile_expr
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.lowering.scope import Unknown
@@ -116,7 +117,7 @@ class _Builder:
             with torch.no_grad():
                 value.add_(1)
         except Exception as error:  # whatever operators raise
-            raise Unsuitable(str(error).partition("\n")[0]) from error
+            raise Unsuitable(first_line(error)) from error
         written = self.new.graph.call_function(torch.ops.aten.add_.Tensor, (node, 1))
         self.new.record(written, value)
 
@@ -157,7 +158,7 @@ class _Builder:
                     value = self._evaluate(other, *spelled)
                     self._create(node, value, other, *spelled)
             except Exception as error:  # whatever operators raise
-                errors.append(str(error).partition("\n")[0])
+                errors.append(first_line(error))
             else:
                 return
         path = self.instance.spellings[node].signature.path

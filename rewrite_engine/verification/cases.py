@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from rewrite_engine.errors import first_line
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.verification.choices import Choice, Layout, Unsuitable
 from rewrite_engine.verification.modules import MadeModule, keep
@@ -133,7 +134,7 @@ def record_dynamic(case: Case) -> None:
     try:
         FakeTensorProp(module, fakes).propagate_dont_convert_inputs(*inputs)
     except Exception as error:  # whatever operators raise
-        raise Unsuitable(str(error).partition("\n")[0]) from error
+        raise Unsuitable(first_line(error)) from error
     for old, new in zip(case.graph.nodes, module.graph.nodes, strict=True):
         if "val" in new.meta:
             old.meta["val"] = new.meta["val"]

@@ -15,6 +15,7 @@ import attrs
 import torch
 from torch import nn
 
+from rewrite_engine.errors import first_line
 from rewrite_engine.lowering.literals import literals_equal
 from rewrite_engine.lowering.spellings import Spelling
 from rewrite_engine.module_forms import ModuleForm
@@ -99,7 +100,7 @@ def watched(spelling: Spelling, axis: int, name: str, value: torch.Tensor) -> Op
     try:
         module(value)
     except Exception as error:  # whatever modules raise
-        raise Unsuitable(str(error).partition("\n")[0]) from error
+        raise Unsuitable(first_line(error)) from error
     return observed(name, attribute(module, spelling.form.place(name)))
 
 

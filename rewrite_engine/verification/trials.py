@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rewrite_engine import equivalence
 from rewrite_engine.equivalence import TOLERANCES, Run
-from rewrite_engine.errors import RewriteError
+from rewrite_engine.errors import RewriteError, first_line
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.run import run as rewrite
 from rewrite_engine.verification.cases import Case
@@ -224,8 +224,8 @@ class Pair:
             if gradients and self.folded:  # what was folded may have none
                 expected = self._run(self.before, values, gradients=False)
                 return self._differences(values, expected, gradients=False)
-            first = str(error).partition("\n")[0]
-            return (f"the right side raises {type(error).__name__}: {first}",)
+            raised = f"{type(error).__name__}: {first_line(error)}"
+            return (f"the right side raises {raised}",)
         found = self._compare(expected, actual, {})
         if not self.tolerance:
             return tuple(found)
