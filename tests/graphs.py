@@ -1,4 +1,4 @@
-"""Small graphs, written out call by call."""
+"""Small graphs, written out call by call, and all that there is to see of a graph."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
+
+from rewrite_engine.graph_text import Model, graph_text
 
 
 def graph_of(body: Callable[..., Any], **state: torch.Tensor) -> fx.GraphModule:
@@ -36,3 +39,33 @@ def chain(*targets: Any) -> fx.GraphModule:
         value = graph.call_function(target, (value,))
     graph.output(value)
     return fx.GraphModule(nn.Module(), graph)
+
+
+def snapshot(model: Model) -> dict[str, Any]:
+    """Everything that a failed run must leave alone."""
+    gm = model if isinstance(model, fx.GraphModule) else model.graph_module
+    graph = gm.graph
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found = {
+        "text": graph_text(model),
+        "code": gm.code,
+        "forward": type(gm).forward,
+        "nodes": [id(node) for node in graph.nodes],
+        "length": len(graph.nodes),
+        "args": [(str(n.args), str(n.kwargs)) for n in graph.nodes],
+        "users": [[user.name for user in node.users] for node in graph.nodes],
+        "meta": [{k: id(v) for k, v in node.meta.items()} for node in graph.nodes],
+        "index": [
+            len(graph.find_nodes(op=n.op, target=n.target))
+            for n in graph.nodes
+            if n.op == "call_function"
+        ],
+        "state": {n: (id(t), t.data_ptr(), t._version) for n, t in state.items()},
+        "values": [t.tolist() for t in state.values()],
+        "names": sorted(graph._graph_namespace._used_names),
+    }
+    if isinstance(model, ExportedProgram):
+        tables = model.state_dict, model.constants
+        found["signature"] = str(model.graph_signature)
+        found["held"] = [{n: id(v) for n, v in table.items()} for table in tables]
+    return found

@@ -15,36 +15,13 @@ from rewrite_engine.graph_text import graph_text
 from rewrite_engine.rewriting import driver, run
 from rewrite_engine.rewriting.driver import Limits
 from rewrite_engine.rewriting.transaction import Transaction
-from tests.graphs import chain, graph_of
+from tests.graphs import chain, graph_of, snapshot
 
 aten = torch.ops.aten
 
 
 class Injected(BaseException):
     """Not an `Exception`: like KeyboardInterrupt, nothing may swallow it."""
-
-
-def snapshot(gm: fx.GraphModule) -> dict[str, Any]:
-    """Everything that a failed run must leave alone."""
-    graph = gm.graph
-    state = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
-    return {
-        "text": graph_text(gm),
-        "code": gm.code,
-        "nodes": [id(node) for node in graph.nodes],
-        "length": len(graph.nodes),
-        "args": [(str(n.args), str(n.kwargs)) for n in graph.nodes],
-        "users": [[user.name for user in node.users] for node in graph.nodes],
-        "meta": [{k: id(v) for k, v in node.meta.items()} for node in graph.nodes],
-        "index": {
-            n.name: len(graph.find_nodes(op=n.op, target=n.target))
-            for n in graph.nodes
-            if n.op == "call_function"
-        },
-        "state": {n: (id(t), t.data_ptr(), t._version) for n, t in state.items()},
-        "names": sorted(graph._graph_namespace._used_names),
-        "forward": type(gm).forward,
-    }
 
 
 class Countdown:
@@ -148,18 +125,12 @@ def test_a_failure_after_the_last_edit_leaves_a_program_alone(
 
     program = torch.export.export(Scaled(), (torch.ones(3),))
 
-    def described() -> dict[str, Any]:
-        tables = program.state_dict, program.constants
-        held = [{name: id(value) for name, value in table.items()} for table in tables]
-        signature = str(program.graph_signature)
-        return {**snapshot(program.graph_module), "held": held, "signature": signature}
-
-    before = described()
+    before = snapshot(program)
     with monkeypatch.context() as patch:
         patch.setattr(run, "_recompile", Countdown(0).wrap(run._recompile))
         with pytest.raises(Injected):
             engine.apply(program, loads(FOLD))
-    assert described() == before
+    assert snapshot(program) == before
     assert engine.apply(program, loads(FOLD)).modified
     assert list(program.state_dict) == ["w_folded"]
 

@@ -21,10 +21,10 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from rewrite_engine import edit, engine, load, loads, rewriting
-from rewrite_engine.graph_text import graph_text
 from rewrite_engine.ruleset import RuleSet
 from rewrite_engine.verification.noise import Noise
 from rewrite_engine.verification.planting import Planter
+from tests.graphs import snapshot
 from tests.rewriting import test_plain
 
 FUSE = load("qat_fuse")
@@ -99,34 +99,6 @@ class Failure:
         if self.steps == self._step:
             sys.settrace(self._before)
             raise self._error("injected")
-
-
-def snapshot(model: fx.GraphModule | ExportedProgram) -> dict[str, Any]:
-    """Everything that a failed run must leave alone."""
-    gm = model if isinstance(model, fx.GraphModule) else model.graph_module
-    graph = gm.graph
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    found = {
-        "text": graph_text(model),
-        "code": gm.code,
-        "nodes": [id(node) for node in graph.nodes],
-        "length": len(graph.nodes),
-        "args": [(str(n.args), str(n.kwargs)) for n in graph.nodes],
-        "users": [[user.name for user in node.users] for node in graph.nodes],
-        "meta": [{k: id(v) for k, v in node.meta.items()} for node in graph.nodes],
-        "index": [
-            len(graph.find_nodes(op=n.op, target=n.target))
-            for n in graph.nodes
-            if n.op == "call_function"
-        ],
-        "state": {n: (id(t), t.data_ptr(), t._version) for n, t in state.items()},
-        "values": [t.tolist() for t in state.values()],
-        "names": sorted(graph._graph_namespace._used_names),
-    }
-    if isinstance(model, ExportedProgram):
-        found["signature"] = str(model.graph_signature)
-        found["constants"] = {n: id(c) for n, c in model.constants.items()}
-    return found
 
 
 def conv_bn() -> ExportedProgram:

@@ -18,8 +18,8 @@ from rewrite_engine.rewriting import driver
 from rewrite_engine.rewriting.driver import Driver
 from rewrite_engine.rewriting.reaches import Reach, Unrepeatable
 from rewrite_engine.ruleset import RuleSet
+from tests.graphs import snapshot
 from tests.matching.test_matchers import random_graph
-from tests.rewriting.test_atomicity import snapshot
 from tests.rewriting.test_equal_matches import described
 
 aten = torch.ops.aten

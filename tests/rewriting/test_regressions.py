@@ -466,12 +466,13 @@ def test_integers_divide_to_the_default_dtype_of_the_moment(
         torch.testing.assert_close(gm(X, Y), expected)
 
 
+def negated_sum(f: Any, x: Any, y: Any) -> Any:
+    return f(aten.neg.default, (f(aten.add.Tensor, (x, y), {"alpha": 2}),))
+
+
 @pytest.mark.parametrize("operator", ["add", "sub"])
 def test_a_capture_gives_its_other_arguments(operator: str) -> None:
-    def body(f: Any, x: Any, y: Any) -> Any:
-        return f(aten.neg.default, (f(aten.add.Tensor, (x, y), {"alpha": 2}),))
-
-    gm = graph_of(body)
+    gm = graph_of(negated_sum)
     right = f"neg({operator}(a, b, ..N))"
     apply(f"rule r once {{ z = neg(N@add(a, b, ..)) => z' = {right} }}", gm)
     expected = X + 2 * Y if operator == "add" else X - 2 * Y
@@ -479,10 +480,7 @@ def test_a_capture_gives_its_other_arguments(operator: str) -> None:
 
 
 def test_a_chain_without_links_gives_no_arguments() -> None:
-    def body(f: Any, x: Any, y: Any) -> Any:
-        return f(aten.neg.default, (f(aten.add.Tensor, (x, y), {"alpha": 2}),))
-
-    gm = graph_of(body)
+    gm = graph_of(negated_sum)
     left = "neg(N@add^*(add(a, b, ..), 1, ..))"
     apply(f"rule r once {{ z = {left} => z' = neg(add(a, b, ..N)) }}", gm)
     torch.testing.assert_close(gm(X, Y), -(X + Y))
