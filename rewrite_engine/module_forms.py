@@ -221,7 +221,7 @@ def _class(path: str) -> type[nn.Module]:
 def _inputs(signature: Signature, kind: type[nn.Module]) -> int:
     """How many operands a call gives; the others an instance holds."""
     if not signature.functions:
-        return sum(not p.keyword_only for p in signature.parameters)
+        return len(signature.positional)
     parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
     return sum(p.default is p.empty for p in parameters)
 

@@ -1,6 +1,6 @@
 """On a GPU: results are those of eager models, and nothing changes its place.
 
-Skipped without one.
+Skipped without one; `README.md` says on what these were last run.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from rewrite_engine.commands.outcome import DONE, UsageError
+from rewrite_engine.language_server.replies import own_output
 
 if TYPE_CHECKING:
     from rewrite_engine.commands import Subparsers
@@ -32,13 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(_MISSING) from None
     # What is loaded by now stays; no time is spent on looking for garbage in it.
     gc.freeze()
-    with _own_output() as replies:
+    with own_output() as replies:
         create_server().start_io(sys.stdin.buffer, replies)
     return DONE
-
-
-def _own_output() -> BinaryIO:
-    """Standard output for messages alone; what others print goes to standard error."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return replies

@@ -103,7 +103,7 @@ def _family_name(signature: Signature) -> str:
 
 
 def _faults(signature: Signature, call: nodes.Call) -> Iterator[_Fault]:
-    positional = [p.name for p in signature.parameters if not p.keyword_only]
+    positional = [p.name for p in signature.positional]
     if len(call.args) > len(positional):
         count = counted(len(positional), "positional operand")
         message = f"`{signature.path}` takes {count}, not {len(call.args)}"

@@ -320,7 +320,8 @@ class FaultFinder:
         goals: list[PlacedGoal] = []
         skipped = 0
         given = {**dict(enumerate(args)), **node.kwargs}
-        positions = {p.name: i for i, p in enumerate(_positional(pattern))}
+        positional = pattern.target.canonical(0).positional
+        positions = {p.name: i for i, p in enumerate(positional)}
         for key, operand in operands(pattern).items():
             position = key if key in given else positions.get(str(key))
             if position in given:
@@ -353,8 +354,3 @@ class FaultFinder:
                 goals = [(operand, node, Place(pattern, None, place.reader))]
                 skipped = steps_below(pattern, env) - 1 - steps_below(operand, env)
                 yield Fault((found,), goals, env, max(0, skipped))
-
-
-def _positional(pattern: fx.Node) -> list[Any]:
-    operator: OperatorPattern = pattern.target
-    return [p for p in operator.canonical(0).parameters if not p.keyword_only]

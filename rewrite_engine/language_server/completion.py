@@ -137,8 +137,7 @@ def _parameters(document: Document, cursor: Cursor) -> Iterator[types.Completion
     item_text = cursor.item.of(document.text)
     seen = set(call.keywords)
     for signature in signatures(document.scope, call.callee, item_text):
-        positional = [p for p in signature.parameters if not p.keyword_only]
-        given = {p.name for p in positional[: call.position]}
+        given = {p.name for p in signature.positional[: call.position]}
         for parameter in signature.parameters:
             if parameter.name in seen or parameter.name in given:
                 continue

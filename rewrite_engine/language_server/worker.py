@@ -13,16 +13,15 @@ After a mistake the answer is only a `message`.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rewrite_engine.dsl import loader
 from rewrite_engine.dsl.checked import Test
-from rewrite_engine.errors import RuleError
+from rewrite_engine.language_server.replies import own_output
 from rewrite_engine.source import Source
 
 if TYPE_CHECKING:
@@ -48,10 +47,8 @@ def _rules(text: str, path: str, texts: tuple[tuple[str, str], ...]) -> RuleSet:
     from rewrite_engine.ruleset import RuleSet
 
     source = Source(path or "<text>", text)
-    found = loader.examine(source, Path(path) if path else None, texts=dict(texts))
-    errors = [each for each in found.findings if each.is_error]
-    if errors:
-        raise RuleError(errors)
+    place = Path(path) if path else None
+    found = loader.right(loader.examine(source, place, texts=dict(texts)))
     rules = RuleSet(source.name, found.file)
     rules.check()
     return rules
@@ -89,18 +86,11 @@ def _test(rules: RuleSet, title: str) -> Test | None:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    replies = _own_output()
+    replies = own_output()
     for line in sys.stdin:
         try:
             reply = answer(json.loads(line))
         except Exception as error:  # a mistake in rules must not end the process
             reply = {"message": str(error)}
-        replies.write(json.dumps(reply) + "\n")
+        replies.write(f"{json.dumps(reply)}\n".encode())
         replies.flush()
-
-
-def _own_output() -> TextIO:
-    """Standard output for answers alone; what others print goes to standard error."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return replies

@@ -249,8 +249,7 @@ _OMITTED: Any = object()
 
 
 def _position(spelling: Spelling, name: str) -> int:
-    positional = [p.name for p in spelling.signature.parameters if not p.keyword_only]
-    return positional.index(name)
+    return [p.name for p in spelling.signature.positional].index(name)
 
 
 @attrs.frozen(eq=False)

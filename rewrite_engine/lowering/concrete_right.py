@@ -36,7 +36,7 @@ class ConcreteRight:
         self.names = self.left.names()
         self._write_all()
         for node in self.replacement.nodes:
-            if "statement" in node.meta and node.target not in _WRITES:
+            if "statement" in node.meta and node.target not in markers.WRITES:
                 # Later conditions may ask whether a new node is there.
                 self.names.update(dict.fromkeys(node.meta["names"], self.value(node)))
         replaced = self.replacement.output_node().args[0]
@@ -54,9 +54,9 @@ class ConcreteRight:
         """What reads the old state from now on reads the new one."""
         statements = [n for n in self.replacement.nodes if "statement" in n.meta]
         for node in statements:
-            if node.target in _CONSTANTS:
+            if node.target in markers.CONSTANTS:
                 self.value(node)
-        writes = [node for node in statements if node.target in _WRITES]
+        writes = [node for node in statements if node.target in markers.WRITES]
         values = [each for node in writes for each in self._written(node)]
         for node, old, value in values:
             self.copies[old] = value
@@ -176,10 +176,6 @@ class ConcreteRight:
                 else self.old(node)
             )
         return moved[node]
-
-
-_CONSTANTS = (markers.param, markers.buffer, markers.value)
-_WRITES = (markers.write, markers.own)
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:

@@ -20,8 +20,7 @@ def exchange(
     not give is added only if it is not at its default, so no default ever appears that
     was not in the graph.
     """
-    positional = [p for p in spelling.signature.parameters if not p.keyword_only]
-    positions = {p.name: i for i, p in enumerate(positional)}
+    positions = {p.name: i for i, p in enumerate(spelling.signature.positional)}
     first_only = not any(positions.get(name, 0) for name in operands)
     given = call.args if first_only else spelling.signature.gathered(call.args)
     args, kwargs = list(given), dict(call.kwargs)

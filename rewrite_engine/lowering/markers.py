@@ -103,5 +103,7 @@ def value(value: object) -> NoReturn:
     _symbolic("value")
 
 
-EVALUATED = frozenset({param, buffer, value, write, own})
+CONSTANTS = frozenset({param, buffer, value})
+WRITES = frozenset({write, own})
+EVALUATED = CONSTANTS | WRITES
 """What a right side has evaluated, and does not put into the graph."""

@@ -62,7 +62,7 @@ def operators_built(
     return (value.operator for value in values if isinstance(value, checked.Build))
 
 
-_REPEATABLE = frozenset({markers.spread, markers.reemit, *_CONSTANTS.values()})
+_REPEATABLE = markers.CONSTANTS | {markers.spread, markers.reemit}
 
 
 def follows_from_types(replacement: fx.Graph) -> bool:

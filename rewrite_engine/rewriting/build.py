@@ -103,9 +103,11 @@ class _Builder:
     def run(self) -> Built:
         graph = self.match.rule.replacement_graph
         statements = [node for node in graph.nodes if "statement" in node.meta]
-        writes = [node for node in statements if node.target in _WRITES]
+        writes = [node for node in statements if node.target in markers.WRITES]
         if writes:
-            statements = [node for node in statements if node.target not in _WRITES]
+            statements = [
+                node for node in statements if node.target not in markers.WRITES
+            ]
             self._write_all(writes, statements)
         for node in statements:
             # Later conditions and literals may ask about it. A constant is stored when
@@ -125,7 +127,7 @@ class _Builder:
     def _write_all(self, writes: list[fx.Node], statements: list[fx.Node]) -> None:
         """Make the writes; every constant is computed from what was there before."""
         for node in statements:
-            if node.target in _CONSTANTS:
+            if node.target in markers.CONSTANTS:
                 self.value(node)
         values = [each for node in writes for each in self._written(node)]
         named = [(str(p.args[0].target), old, value) for p, old, value in values]
@@ -445,10 +447,6 @@ class _Builder:
             elif isinstance(item, fx.Node) and item.target is not markers.computed:
                 todo.extend(reversed([*item.args, *item.kwargs.values()]))
         return None
-
-
-_CONSTANTS = (markers.param, markers.buffer, markers.value)
-_WRITES = (markers.write, markers.own)
 
 
 def _literal(value: Any) -> Any:

@@ -292,10 +292,8 @@ def _parts(exprs: Iterable[nodes.Expr]) -> Iterator[nodes.Expr]:
 
 def _read_now(replacement: fx.Graph) -> Iterator[str]:
     """The names whose values are read while rules are applied."""
-    constants = (markers.param, markers.buffer, markers.value)
-    computed_now = (*constants, markers.write, markers.own)
     for node in replacement.nodes:
-        if node.target in computed_now:
+        if node.target in markers.EVALUATED:
             yield from _operands(node)
 
 
