@@ -5,7 +5,6 @@ Neither text holds addresses, paths or anything else that differs from run to ru
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -62,14 +61,6 @@ def structure_text(gm: Model) -> str:
     texts; types of values do not count.
     """
     return _render(gm, _canonical, types=False)
-
-
-def diff(before: str, after: str) -> str:
-    """A unified diff with three lines of context; empty if nothing changed."""
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), "before", "after", lineterm=""
-    )
-    return "\n".join(lines)
 
 
 @attrs.frozen

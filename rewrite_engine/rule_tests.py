@@ -18,14 +18,11 @@ from torch.utils._pytree import tree_leaves
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Test
-from rewrite_engine.errors import place
+from rewrite_engine.errors import first_line, place
 from rewrite_engine.explaining.explain import explain
 from rewrite_engine.lowering.example import build_example
 from rewrite_engine.rewriting.run import Result
 from rewrite_engine.ruleset import RuleSet
-
-_SYMBOLIC_SIZE = 3
-"""The size of a dimension that a test names instead of giving."""
 
 
 @attrs.frozen
@@ -93,8 +90,7 @@ def _running(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DoesNotRun(f"{what} does not run: {reason}") from error
+        raise DoesNotRun(f"{what} does not run: {first_line(error)}") from error
 
 
 def _module(test: Test) -> fx.GraphModule:
@@ -115,17 +111,12 @@ def _record_values(module: fx.GraphModule, inputs: list[torch.Tensor]) -> None:
 
 
 def _sample(type: nodes.TensorType) -> torch.Tensor:
-    dtype = torch_ops.dtype_of(type.dtypes[0] if type.dtypes else "f32")
-    shape = [_size(dim) for dim in type.shape or ()]
+    (name,), dims = type.dtypes, type.shape or ()
+    dtype = torch_ops.dtype_of(name)
+    shape = [dim.value for dim in dims if isinstance(dim, nodes.Constant)]
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(shape, dtype=dtype)
     return torch.randint(0, 2 if dtype is torch.bool else 5, shape).to(dtype)
-
-
-def _size(dim: nodes.Expr) -> int:
-    if isinstance(dim, nodes.Constant) and isinstance(dim.value, int):
-        return dim.value
-    return _SYMBOLIC_SIZE
 
 
 def _faults(

@@ -19,7 +19,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from rewrite_engine.graph_order import storage_versions
 from rewrite_engine.graph_text import (
-    diff,
     graph_text,
     structure_text,
 )
@@ -515,12 +514,3 @@ def test_texts_are_the_same_in_every_process() -> None:
         check=True,
     ).stdout
     assert output == all_texts() + "\n"
-
-
-def test_diff() -> None:
-    before = "".join(f"line {n}\n" for n in range(20))
-    assert diff(before, before) == ""
-    lines = diff(before, before.replace("line 9\n", "new\n")).splitlines()
-    assert lines[:2] == ["--- before", "+++ after"]
-    assert lines[6:8] == ["-line 9", "+new"]
-    assert len(lines) == 11

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import checked, nodes
-from rewrite_engine.errors import Diagnostic
+from rewrite_engine.errors import Diagnostic, first_line
 from rewrite_engine.lowering.instances import Instance
 from rewrite_engine.lowering.rule import CompiledRule
 from rewrite_engine.lowering.scope import Unknown
@@ -135,7 +135,7 @@ def _results(module: fx.GraphModule, inputs: list[Any]) -> list[Any] | str:
     try:
         results = module(*inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error)
     return [(result.dtype, tuple(result.shape)) for result in results]
 
 
