@@ -104,6 +104,7 @@ def read_elsewhere(graph: fx.Graph, x: fx.Node, y: fx.Node) -> fx.Node:
 
 relu, neg = call(aten.relu.default), call(aten.neg.default)
 add, mul = call(aten.add.Tensor), call(aten.mul.Tensor)
+view = call(aten.view.default)
 clamp, relu16 = call(aten.clamp.default), call(aten.relu.default, torch.float16)
 
 
@@ -126,6 +127,11 @@ SITES = {
         "y = aten.clamp.default(relu(a), min=$m)",
         clamp(relu(X), min=0.5),
         clamp(relu(X), max=0.5),
+    ),
+    "empty list": (
+        "y = aten.view.default(relu(a), $s)",
+        view(relu(X), []),
+        view(relu(X), [6]),
     ),
     "option": ("y = add(relu?(a), b)", add(X, Y), add(relu(X), Y)),
     "no option": ("y = add(relu?(a), b)", add(relu(X), Y), add(X, Y)),
@@ -198,10 +204,10 @@ def test_a_second_place(name: str, turned: bool) -> None:
     gm = sites(*(calls[::-1] if turned else calls), *calls)
     expected = copy.deepcopy(gm)
     refusals = searched(expected, rules).report.refusals
-    # Some of the places have been seen, then all.
-    for _ in range(2):
+    # Some of the places have been seen, then all; then each match is looked at.
+    for guard in (None, None, lambda match: None):
         found = copy.deepcopy(gm)
-        assert engine.apply(found, rules).report.refusals == refusals
+        assert engine.apply(found, rules, guard=guard).report.refusals == refusals
         assert graph_text(found) == graph_text(expected)
 
 
