@@ -102,7 +102,7 @@ def _run(model: Model, phases: Iterable[list[Driver]], recompile: Recompile) -> 
                 driver.commit()
                 if driver.modified:
                     modified[driver.module] = None
-            reports.append(_merge([driver.report(0.0) for driver in drivers]))
+            reports += [driver.report(0.0) for driver in drivers]
         for module in modified:
             # The last to be undone first: code is made of the final graph.
             _recompile(module, transactions[-1], recompile)
@@ -201,22 +201,18 @@ def _recompile(
         recompile_now(module)
 
 
-def _merge(reports: Sequence[Report]) -> Report:
-    """One report of several graphs, rule by rule."""
-    columns = zip(*(report.rules for report in reports), strict=True)
-    return Report(tuple(map(_sum, columns)), reports[0].seconds)
-
-
 def _joined(reports: Sequence[Report]) -> Report:
-    """One report of several phases; a rule that runs in two has one line."""
+    """One report of several graphs and phases; a rule has one line."""
     by_name: dict[str, list[RuleReport]] = {}
     for report in reports:
         for rule in report.rules:
             by_name.setdefault(rule.name, []).append(rule)
-    return Report(tuple(_sum(tuple(found)) for found in by_name.values()), 0.0)
+    return Report(tuple(map(_sum, by_name.values())), 0.0)
 
 
-def _sum(reports: tuple[RuleReport, ...]) -> RuleReport:
+def _sum(reports: Sequence[RuleReport]) -> RuleReport:
+    if len(reports) == 1:
+        return reports[0]
     return RuleReport(
         reports[0].name,
         sum(report.candidates for report in reports),
