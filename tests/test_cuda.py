@@ -73,7 +73,7 @@ def error(actual: torch.Tensor, truth: torch.Tensor) -> float:
 # --- folded and fused ---
 
 
-@pytest.mark.parametrize("kind", ["program", "module"])
+@pytest.mark.parametrize("kind", ["program", "module", "core ATen"])
 @pytest.mark.parametrize("memory_format", FORMATS, ids=FORMAT_IDS)
 @pytest.mark.parametrize("dtype", [torch.float64, *DTYPES])
 def test_bn_fold(dtype, memory_format, kind):
@@ -81,11 +81,14 @@ def test_bn_fold(dtype, memory_format, kind):
     x = torch.randn(4, 3, 8, 8, device=GPU, dtype=dtype)
     x = x.to(memory_format=memory_format)
     made: Any = torch.export.export(copy.deepcopy(model), (x,))
-    made = made if kind == "program" else made.module()
+    if kind == "core ATen":
+        made = made.run_decompositions()
+    elif kind == "module":
+        made = made.module()
     report = engine.apply(made, load("bn_fold")).report
     assert report.matches == 3 and not report.refusals
 
-    folded = made.module() if kind == "program" else made
+    folded = made if kind == "module" else made.module()
     truth = copy.deepcopy(model).double()(x.double())
     assert error(folded(x), truth) <= TOLERANCES[dtype]
     assert error(folded(x), truth) <= 4 * error(model(x), truth) + 1e-15
