@@ -1,4 +1,4 @@
-"""Mutation testing of the modules that match and rewrite:
+"""Mutation testing of the modules that match, rewrite and keep indexes:
 
     python -m tests.mutation 100          # that many mutants, chosen by seed 0
     python -m tests.mutation 100 1 matching/   # seed 1, of modules in the folder
@@ -32,6 +32,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[1]
 TESTS: Final = {
+    "caching": ("tests/caching",),
     "matching": ("tests/matching", "tests/language", "tests/test_engine.py"),
     "rewriting": (
         "tests/rewriting",
