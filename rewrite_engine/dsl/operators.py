@@ -88,9 +88,11 @@ class Operators:
 
     def operator_class(self, definition: Definition) -> Operator | None:
         """The operator that an `op` item defines; its faults are reported."""
-        if definition not in self._classes:
-            self._classes[definition] = _operator_class(definition)
-        return self._classes[definition]
+        try:
+            return self._classes[definition]
+        except KeyError:
+            found = self._classes[definition] = _operator_class(definition)
+            return found
 
     def infix(self, scope: Scope, sign: str, span: Span) -> Operator | None:
         """The prelude's operator class behind a sign between graph values."""
