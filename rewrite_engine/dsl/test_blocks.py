@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rewrite_engine.dsl import nodes
-from rewrite_engine.dsl.checked import Build, Operator, Test, Value
+from rewrite_engine.dsl.checked import Build, MakeList, Operator, Test, Value
 from rewrite_engine.dsl.conditions import check_dtypes
 from rewrite_engine.dsl.environment import Environment
 from rewrite_engine.dsl.functions import FUNCTIONS
@@ -38,7 +38,7 @@ def resolve_test(item: nodes.TestDef, scope: Scope, operators: Operators) -> Tes
         statements.add(bind)
     for value in item.returns:
         _check_written_out(value, scope)
-    returns = tuple(map(statements.graph_value, item.returns))
+    returns = tuple(_returned(value, statements) for value in item.returns)
     for made in (*(create.value for create in statements.creates), *returns):
         _check_no_module(made, scope)
     statements.report_unused()
@@ -75,6 +75,14 @@ def _declare(given: nodes.Given, env: Environment) -> None:
         message = "a test's input has one dtype and a shape of numbers"
         hint = f"for instance `{given.name}: f32[2, 8]`"
         env.scope.report("E407", message, given.span, hint=hint)
+
+
+def _returned(expr: nodes.Expr, statements: Statements) -> Value:
+    """A graph value, or a list of some."""
+    if not isinstance(expr, nodes.ListExpr):
+        return statements.graph_value(expr)
+    items = (_returned(item, statements) for item in expr.items)
+    return MakeList(tuple(items), span=expr.span)
 
 
 def _check_written_out(expr: nodes.Expr, scope: Scope) -> None:
