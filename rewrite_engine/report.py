@@ -24,10 +24,10 @@ class RuleReport:
     """One rule's share of a run; `seconds` covers its matching and rewriting."""
 
     name: str
-    candidates: int
-    matches: int
-    refusals: tuple[RefusalReport, ...]
-    seconds: float
+    candidates: int = 0
+    matches: int = 0
+    refusals: tuple[RefusalReport, ...] = ()
+    seconds: float = 0.0
 
 
 class Record(Protocol):

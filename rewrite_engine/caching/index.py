@@ -82,7 +82,7 @@ class Index:
     def completed(self, report: Report) -> Report:
         """A report of some rules, with a line for each of the others, in its place."""
         known = {rule.name: rule for rule in report.rules}
-        rules = (known.get(n) or RuleReport(n, 0, 0, (), 0.0) for n in self._order())
+        rules = (known.get(n) or RuleReport(n) for n in self._order())
         return attrs.evolve(report, rules=tuple(rules))
 
     def _order(self) -> Iterable[str]:

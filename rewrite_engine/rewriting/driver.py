@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
@@ -109,7 +110,7 @@ class Driver:
         self._types = ValueTypes(self.module, state.facts.staged)
         self._known = EqualMatches(self.transaction, state, self._types, program.memory)
         self._moves = Moves()
-        self._tallies = {id(rule): _Tally() for rule in program.rules}
+        self._tallies: dict[int, _Tally] = defaultdict(_Tally)
         self._order: list[str] = []
         self._fired: set[tuple[int, fx.Node]] = set()
         self._size = len(self.graph.nodes)
@@ -371,5 +372,6 @@ class Driver:
 
     def report(self, seconds: float) -> Report:
         gone = self.transaction.detached
-        tallies = ((r.rule.name, self._tallies[id(r)]) for r in self._program.rules)
-        return Report(tuple(t.report(name, gone) for name, t in tallies), seconds)
+        tallied = ((r.rule.name, self._tallies.get(id(r))) for r in self._program.rules)
+        rules = (RuleReport(n) if t is None else t.report(n, gone) for n, t in tallied)
+        return Report(tuple(rules), seconds)
