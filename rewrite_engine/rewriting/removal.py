@@ -10,7 +10,7 @@ from torch import fx
 
 from rewrite_engine.edit import operands_of
 from rewrite_engine.graph_facts import GraphFacts
-from rewrite_engine.matching.match import Match
+from rewrite_engine.matching.match import CapturedCalls, Match
 from rewrite_engine.rewriting.aliases import AliasIndex
 from rewrite_engine.rewriting.build import Built
 from rewrite_engine.rewriting.safety import Refused, check_constants, check_order
@@ -52,8 +52,12 @@ class Removal:
         copy, too.
         """
         self._remove(match.calls, _staying(match, built), match.calls)
-        for call in _erased(match) - self.transaction.detached.keys():
-            raise Refused(f"'{call}' is read by '{next(iter(call.users))}', and stays")
+        for call in sorted(_erased(match) - self.transaction.detached.keys()):
+            reader = next(iter(call.users), None)
+            why = (
+                "takes another's place" if reader is None else f"is read by '{reader}'"
+            )
+            raise Refused(f"'{call}' {why}, and stays")
         for call in built.copies.values():
             kept = call not in self.transaction.detached
             if kept and self.aliases.effect(call).effectful:
@@ -105,8 +109,10 @@ def _staying(match: Match, built: Built) -> set[fx.Node]:
 
 
 def _erased(match: Match) -> set[fx.Node]:
-    """What the rule takes out of the graph, with its effect."""
-    return {match.bindings[name] for name in match.rule.erase}
+    """The calls that the rule takes out of the graph, with their effects."""
+    bound = {match.bindings[name] for name in match.rule.erase} - {None}
+    captured = {each for each in bound if isinstance(each, CapturedCalls)}
+    return (bound - captured).union(*(each.calls for each in captured))
 
 
 def _watching(match: Match) -> set[fx.Node]:

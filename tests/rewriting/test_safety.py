@@ -178,6 +178,31 @@ def test_what_is_read_is_not_erased() -> None:
     assert left.args[0].name == "x"
 
 
+@pytest.mark.parametrize(
+    "left", ["z = relu(n) | relu(x)\n n = neg(x)", "z = relu(n@neg?(x))"]
+)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_may_be_absent_or_is_captured_is_erased(left: str, is_there: bool) -> None:
+    def body(f: Any, x: Any, w: Any) -> Any:
+        return f(aten.relu.default, (f(aten.neg.default, (x,)) if is_there else x,))
+
+    gm = graph_of(body)
+    rules = f"rule r {{ {left} => z' = tanh(x)  erase n }}"
+    assert engine.apply(gm, loads(rules)).report.matches == 1
+    (call,) = gm.graph.find_nodes(op="call_function", target=aten.tanh.default)
+    assert call.args[0].name == "x"
+    assert not gm.graph.find_nodes(op="call_function", target=aten.neg.default)
+
+
+def test_what_takes_the_place_of_another_value_is_not_erased() -> None:
+    def body(f: Any, x: Any, w: Any) -> Any:
+        f(aten.relu.default, (f(aten.neg.default, (x,)),))  # which nobody reads
+        return x
+
+    given = reasons("rule r { n = neg(x) z = relu(n) => z' = n  erase n }", body)
+    assert given == ["'neg_default' takes another's place, and stays"]
+
+
 def test_a_writing_call_does_not_move_past_a_reader() -> None:
     rules = """
     rule r {
