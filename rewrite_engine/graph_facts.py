@@ -38,8 +38,8 @@ class GraphFacts:
     `lifted` gives the tensors of placeholders that stand for parameters, buffers and
     constants (the graph of an ExportedProgram), and `names` what the program calls
     these; `staged` the constants that rewrites have made and that the module does not
-    hold yet; `mutated` the lifted ones that every run writes back, which are no
-    constants.
+    hold yet; `mutated` the placeholders, of state and of inputs, that get another value
+    when the graph has run, and are no constants.
     """
 
     module: fx.GraphModule

@@ -32,6 +32,8 @@ class AliasIndex:
 
     _module: nn.Module | None
     _state: Mapping[str, torch.Tensor]
+    # The placeholders whose memory is written when the graph has run.
+    _written_back: tuple[fx.Node, ...] = ()
     # The parent of each member that is not the root of its class; members are nodes
     # and keys of storages.
     _parents: dict[Hashable, Hashable] = attrs.field(factory=dict, init=False)
@@ -49,13 +51,17 @@ class AliasIndex:
         graph: fx.Graph,
         module: nn.Module | None,
         state: Mapping[str, torch.Tensor] | None = None,
+        written_back: Container[str] = (),
     ) -> AliasIndex:
         """The index of `graph`, in time linear in its nodes.
 
         `module` owns the graph's attributes and submodules. `state` gives the tensors
-        of placeholders that stand for lifted parameters and buffers, by node name.
+        of placeholders that stand for lifted parameters and buffers, by node name;
+        what is `written_back` gets another value when the graph has run.
         """
-        index = cls(module, state if state is not None else {})
+        inputs = graph.find_nodes(op="placeholder") if written_back else ()
+        written = tuple(node for node in inputs if node.name in written_back)
+        index = cls(module, state if state is not None else {}, written)
         for node in graph.nodes:
             if not is_inert(node):
                 index.add(node)
@@ -151,6 +157,21 @@ class AliasIndex:
             (n for n in writers if n not in ignoring and (after is None or n > after)),
             default=None,
         )
+
+    def written_back(self, old: fx.Node, new: fx.Node) -> fx.Node | None:
+        """What is written when the graph has run, if its memory is that of `new` and
+        would be returned in the place of `old`, whose memory is another one.
+        """
+        memory, before = self._find(new), self._find(old)
+        if memory == before:
+            return None
+        found = (n for n in self._written_back if self._find(n) == memory)
+        written = next(found, None)
+        if written is None:
+            return None
+        # What the output read before this run is in the class of what it reads now.
+        returned = self.classes(written.graph.output_node().all_input_nodes)
+        return written if before in returned else None
 
     def obstacle(
         self,

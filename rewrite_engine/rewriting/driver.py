@@ -313,7 +313,8 @@ class Driver:
 
     @cached_property
     def _aliases(self) -> AliasIndex:
-        return AliasIndex.of(self.graph, self.module, self._state.facts.lifted)
+        facts = self._state.facts
+        return AliasIndex.of(self.graph, self.module, facts.lifted, facts.mutated)
 
     @cached_property
     def _removal(self) -> Removal:

@@ -216,13 +216,14 @@ def _check_names(program: ExportedProgram) -> None:
 
 
 def _mutated(program: ExportedProgram) -> frozenset[str]:
-    """The placeholders of the state that each run of a program writes back."""
-    signature = program.graph_signature
-    written = {s.target for s in signature.output_specs if s.kind in _WRITTEN_BACK}
+    """The placeholders of the state and inputs that each run of a program writes."""
+    outputs = program.graph_signature.output_specs
+    state = {s.target for s in outputs if s.kind in _WRITTEN_BACK}
+    inputs = {s.target for s in outputs if s.kind is OutputKind.USER_INPUT_MUTATION}
     return frozenset(
         s.arg.name
-        for s in signature.input_specs
-        if s.target is not None and s.target in written
+        for s in program.graph_signature.input_specs
+        if s.arg.name in inputs or (s.target is not None and s.target in state)
     )
 
 

@@ -245,7 +245,8 @@ def check_result(
 
     A fresh result may be written later whichever node computes it. A view, or a value
     that was there before (it has no effect here), may not take part if anything after
-    the old value writes its storage.
+    the old value writes its storage, which a program also does when it writes back the
+    new values of buffers and inputs.
 
     Raises: Refused
     """
@@ -256,3 +257,6 @@ def check_result(
         write = aliases.written(value, (), after=old[0])
         if write is not None:
             raise Refused(f"'{write}' may write the storage of '{value}'")
+    back = aliases.written_back(old[0], new[0])
+    if back is not None:
+        raise Refused(f"'{old[0]}' is returned, and '{back}' gets a new value before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rewrite_engine import engine, loads
+from rewrite_engine import engine, load, loads
 from rewrite_engine.rewriting.run import Result
 from tests.graphs import graph_of
 
@@ -161,6 +162,34 @@ def test_a_buffer_that_a_program_writes_back_is_no_constant() -> None:
 
     program = torch.export.export(Counting(), (X,)).run_decompositions()
     assert not engine.apply(program, loads(DOUBLE)).modified
+
+
+@pytest.mark.parametrize("written", ["w", "x"])
+def test_what_a_program_writes_back_is_not_returned_in_the_place_of_a_copy(
+    written: str,
+) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            value = self.w if written == "w" else x
+            before, inner = (value * 1).view(3, 1), (value * 1).exp()
+            value.add_(1)
+            return before, inner
+
+    def run(program: torch.export.ExportedProgram) -> list[torch.Tensor]:
+        return list(copy.deepcopy(program).module()(torch.arange(3.0)))
+
+    program = torch.export.export(Counting(), (torch.arange(3.0),))
+    program = program.run_decompositions()
+    expected = run(program)
+    report = engine.apply(program, load("cleanup")).report
+    (refusal,) = (each for rule in report.rules for each in rule.refusals)
+    assert "is returned, and" in refusal.reason
+    assert sum(rule.matches for rule in report.rules) == 1  # `inner`
+    torch.testing.assert_close(run(program), expected, rtol=0, atol=0)
 
 
 def multiply(f: Any, x: Any, y: Any, w: Any) -> Any:
