@@ -157,8 +157,9 @@ class Right:
 
     def _call(self, call: nodes.Call, present: Names) -> Value:
         scope, name = self.env.scope, call.callee.id
-        entry = self.env.entries.get(name)
-        if name == INITIAL and entry is None and scope.find(name) is None:
+        entry, is_slot = self.env.entries.get(name), name == self.env.slot
+        is_free = entry is None and not is_slot and scope.find(name) is None
+        if name == INITIAL and is_free:
             return self._initial(call, present)
         if call.optional or call.chain:
             sign = "?" if call.optional else f"^{call.chain}"
@@ -166,12 +167,11 @@ class Right:
             scope.report("E407", message, call.span)
         if entry is not None and entry.kind == "capture":
             return self._reemit(self.captures[name], call, present)
-        if entry is not None and scope.find(name) is None and name != self.env.slot:
+        if entry is not None and scope.find(name) is None and not is_slot:
             message = f"{entry.describe()}; only a capture or an operator is called"
             scope.report("E403", message, call.callee.span, notes=(entry.note(),))
             return Computed(call, span=call.span)
         target: Operator | Slot | Definition | Function | None
-        is_slot = name == self.env.slot
         target = Slot(name) if is_slot else self.operators.callee(scope, call.callee)
         if isinstance(target, Operator | Slot):
             return self._build(target, call, present)

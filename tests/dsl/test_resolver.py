@@ -346,6 +346,13 @@ def test_an_operator_may_be_called_as_a_state_that_is_read_anew_is() -> None:
     assert first_path(rule.creates[0].value) == "aten.neg.default"
 
 
+def test_a_family_may_give_its_operators_that_name() -> None:
+    head, family = "for initial in Family", "family Family(op) = relu | neg\n"
+    left, right = "y = initial(x)", "y' = initial(abs(x))"
+    (value,) = (c.value for c in load(left, right, head, before=family).creates)
+    assert isinstance(value, Build) and isinstance(value.operator, Slot)
+
+
 def test_a_choice_of_literals_is_computed_and_one_of_values_chosen() -> None:
     rule = load(
         "y = linear(x, w, b?)", "y' = mul(b if b else x, 1 if rank(x) == 1 else 2)"
