@@ -67,9 +67,9 @@ def example_of(test: Test) -> tuple[fx.GraphModule, list[torch.Tensor]]:
     Raises: DoesNotRun
     """
     torch.manual_seed(0)
-    inputs = [_sample(given.type) for given in test.given if given.role == "input"]
-    module = _module(test)
     with _running("its graph"):
+        inputs = [_sample(given.type) for given in test.given if given.role == "input"]
+        module = _module(test)
         _record_values(module, inputs)
     return module, inputs
 

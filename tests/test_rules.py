@@ -153,6 +153,20 @@ def test_what_the_graph_of_a_test_may_return(result: str, message: str) -> None:
     assert outcome.message.startswith(message)
 
 
+@pytest.mark.parametrize("given", ["param i64[3]", f"f32[{2**63 - 1}, 2]"])
+def test_what_torch_does_not_hold_fails_alone(given: str) -> None:
+    rules = loads(
+        f"""
+        rule r {{ z = neg(neg(x)) => z' = x }}
+        test "impossible" {{ given (x: {given}) {{ return neg(x) }} expect r * 0 }}
+        test "possible" {{ given (x: f32[3]) {{ return neg(x) }} expect r * 0 }}
+        """
+    )
+    impossible, possible = run_tests(rules)
+    assert impossible.message.startswith("its graph does not run: ")
+    assert possible.passed
+
+
 @pytest.mark.parametrize("path", LIBRARIES, ids=lambda path: path.stem)
 def test_every_rule_has_documentation(path: Path) -> None:
     assert [rule.name for rule in load(path) if not rule.doc] == []
