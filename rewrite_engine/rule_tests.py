@@ -47,12 +47,14 @@ def run_tests(rules: RuleSet) -> tuple[TestOutcome, ...]:
 def run_test(test: Test, rules: RuleSet) -> TestOutcome:
     """Build the test's graph, apply the rules, and check every expectation."""
     where = place(test.source, test.span)
+    faults: list[str] = []
     try:
         before, inputs = example_of(test)
         result = rules.apply(copy.deepcopy(before))
-        faults = list(_faults(test, rules, result, before, inputs))
+        for fault in _faults(test, rules, result, before, inputs):
+            faults.append(fault)  # kept if a later one raises
     except DoesNotRun as error:
-        faults = [str(error)]
+        faults.append(str(error))
     message = "; ".join(faults) if faults else "passed"
     return TestOutcome(test.title, not faults, message, where)
 

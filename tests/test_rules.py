@@ -153,6 +153,23 @@ def test_what_the_graph_of_a_test_may_return(result: str, message: str) -> None:
     assert outcome.message.startswith(message)
 
 
+def test_what_else_is_wrong_is_told_if_the_rewritten_graph_does_not_run() -> None:
+    rules = loads(
+        """
+        rule r {
+          z = neg(neg(x))
+        =>
+          z' = aten.index_select(x, 0, add(aten.arange(2), 7))
+        }
+        test "one" { given (x: f32[2]) { return neg(neg(x)) } expect r * 2, equal }
+        """
+    )
+    (outcome,) = run_tests(rules)
+    count, reason = outcome.message.split("; ")
+    assert count.startswith("expected r * 2, found 1 ")
+    assert reason.startswith("the rewritten graph does not run: ")
+
+
 @pytest.mark.parametrize("given", ["param i64[3]", f"f32[{2**63 - 1}, 2]"])
 def test_what_torch_does_not_hold_fails_alone(given: str) -> None:
     rules = loads(
