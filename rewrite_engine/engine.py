@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rewrite_engine.extracting.selection import extract
     from rewrite_engine.graph_text import Model
     from rewrite_engine.hooks import Hook, Hooks
-    from rewrite_engine.loading import Modules
+    from rewrite_engine.loading import Modules, Operators
     from rewrite_engine.matching.machine import Judge
     from rewrite_engine.matching.match import Match
     from rewrite_engine.module_forms import ModuleClass
@@ -41,6 +41,7 @@ __all__ = [
     "Model",
     "ModuleClass",
     "Modules",
+    "Operators",
     "Result",
     "Verification",
     "apply",
@@ -63,6 +64,7 @@ _HOMES = {
     "Model": "rewrite_engine.rewriting.run",
     "ModuleClass": "rewrite_engine.module_forms",
     "Modules": "rewrite_engine.loading",
+    "Operators": "rewrite_engine.loading",
     "Result": "rewrite_engine.rewriting.run",
     "Verification": "rewrite_engine.verification.report",
     "extract": "rewrite_engine.extracting.selection",
@@ -81,6 +83,7 @@ def __getattr__(name: str) -> Any:
 def load(
     source: str | Path,
     *,
+    operators: Operators = (),
     modules: Modules | None = None,
     hooks: Hooks | None = None,
     cache: bool = True,
@@ -88,15 +91,17 @@ def load(
     """A rule set from a shipped library (`"qat_fuse"`), from an installed pack
     (`"acme/fusions"`), or from the path of a file.
 
-    `modules` and `hooks` grant classes and functions of the caller's to the file, which
-    imports nothing itself. With `cache`, a file of many rules that was loaded before by
-    any process is read as far as it is needed, which changes nothing that it does.
+    `operators`, `modules` and `hooks` grant operators of other libraries, classes and
+    functions of the caller's to the file, which imports nothing itself. With `cache`, a
+    file of many rules that was loaded before by any process is read as far as it is
+    needed, which changes nothing that it does.
 
     Raises: RuleError with every finding; FileNotFoundError.
     """
     from rewrite_engine import loading
 
-    return loading.from_file(source, modules, hooks, cache=cache)
+    grants = loading.Grants(modules, hooks, operators)
+    return loading.from_file(source, grants, cache=cache)
 
 
 @paused_gc()
@@ -104,6 +109,7 @@ def loads(
     text: str,
     name: str = "<text>",
     *,
+    operators: Operators = (),
     modules: Modules | None = None,
     hooks: Hooks | None = None,
 ) -> RuleSet:
@@ -113,7 +119,7 @@ def loads(
     """
     from rewrite_engine import loading
 
-    return loading.from_text(text, name, modules, hooks)
+    return loading.from_text(text, name, loading.Grants(modules, hooks, operators))
 
 
 def apply(

@@ -6,10 +6,14 @@ Of a large file an index is kept: see `caching`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import attrs
+from torch._ops import OpOverload, OpOverloadPacket
+
+from rewrite_engine import torch_ops
 from rewrite_engine.caching.entries import entry_path, read_entry, write_entry
 from rewrite_engine.caching.known_file import KnownFile
 from rewrite_engine.dsl import loader
@@ -29,14 +33,40 @@ LEAST_RULES: Final = 100
 Modules = Mapping[str, ModuleClass]
 """Module classes under the dotted names (`"acme.Linear"`) that rule files give them."""
 
+Operators = Iterable[OpOverload | OpOverloadPacket]
+"""Of other libraries: `torch.ops.acme.f` is `acme.f` in rule files, with its overloads,
+and `torch.ops.acme.f.default` is `acme.f.default`."""
 
-def from_file(
-    source: str | Path, modules: Modules | None, hooks: Hooks | None, *, cache: bool
-) -> RuleSet:
+
+@attrs.frozen
+class Grants:
+    """What a caller grants to a file, which imports nothing itself."""
+
+    modules: Modules | None = None
+    hooks: Hooks | None = None
+    operators: Operators = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.modules or self.hooks or self.operators)
+
+    def catalog(self) -> Catalog:
+        """Torch's operators, and those that are granted."""
+        known = default_catalog()
+        if not self:
+            return known
+        modules = {
+            path: [granted_signature(path, each, known)]
+            for path, each in (self.modules or {}).items()
+        }
+        hooks = hook_signatures(self.hooks or {})
+        return Catalog(modules | hooks | torch_ops.granted_signatures(self.operators))
+
+
+def from_file(source: str | Path, grants: Grants, *, cache: bool) -> RuleSet:
     """See `engine.load`."""
     path = rule_file(source)
-    if modules or hooks or not cache:
-        return _checked(path.stem, loader.load_file(path, _catalog(modules, hooks)))
+    if grants or not cache:
+        return _checked(path.stem, loader.load_file(path, grants.catalog()))
     text = loader.read_source(path)
     entry = entry_path(path, text) if _may_be_large(text.text) else None
     found = _found(path, text, entry)
@@ -80,24 +110,11 @@ def _keep_index(entry: Path, found: loader.Examination, rules: RuleSet) -> None:
         write_entry(entry, index)
 
 
-def from_text(
-    text: str, name: str, modules: Modules | None, hooks: Hooks | None
-) -> RuleSet:
+def from_text(text: str, name: str, grants: Grants) -> RuleSet:
     """See `engine.loads`."""
     if not isinstance(text, str):
         raise TypeError(f"expected the text of rules, got {type(text).__name__}")
-    return _checked(name, loader.load_text(text, name, _catalog(modules, hooks)))
-
-
-def _catalog(modules: Modules | None, hooks: Hooks | None) -> Catalog:
-    known = default_catalog()
-    if not modules and not hooks:
-        return known
-    granted = {
-        path: [granted_signature(path, each, known)]
-        for path, each in (modules or {}).items()
-    }
-    return Catalog(granted | hook_signatures(hooks or {}))
+    return _checked(name, loader.load_text(text, name, grants.catalog()))
 
 
 def _checked(name: str, file: RuleFile) -> RuleSet:

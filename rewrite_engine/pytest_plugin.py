@@ -60,11 +60,11 @@ class RuleFile(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
         """One item for each block of this file, those of used files left out."""
         from rewrite_engine import engine
+        from rewrite_engine.rule_tests import own_tests
 
         rules = engine.load(self.path)
-        for block in rules.tests:
-            if Path(block.source.name).resolve() == self.path.resolve():
-                yield RuleTest.from_parent(self, name=block.title, rules=(rules, block))
+        for block in own_tests(rules, self.path):
+            yield RuleTest.from_parent(self, name=block.title, rules=(rules, block))
 
 
 class RuleTest(pytest.Item):

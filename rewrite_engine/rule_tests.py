@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from rewrite_engine import torch_ops
 from rewrite_engine.dsl import nodes
 from rewrite_engine.dsl.checked import Test
-from rewrite_engine.errors import first_line, place
+from rewrite_engine.errors import RewriteError, first_line, place
 from rewrite_engine.explaining.explain import explain
 from rewrite_engine.lowering.example import build_example
 from rewrite_engine.rewriting.run import Result
@@ -44,6 +45,14 @@ def run_tests(rules: RuleSet) -> tuple[TestOutcome, ...]:
     return tuple(run_test(test, rules) for test in rules.tests)
 
 
+def own_tests(rules: RuleSet, path: Path) -> tuple[Test, ...]:
+    """The tests of the file that rules were loaded from; those of files that it uses
+    expect the rules of these alone.
+    """
+    file = path.resolve()
+    return tuple(t for t in rules.tests if Path(t.source.name).resolve() == file)
+
+
 def run_test(test: Test, rules: RuleSet) -> TestOutcome:
     """Build the test's graph, apply the rules, and check every expectation."""
     where = place(test.source, test.span)
@@ -53,7 +62,7 @@ def run_test(test: Test, rules: RuleSet) -> TestOutcome:
         result = rules.apply(copy.deepcopy(before))
         for fault in _faults(test, rules, result, before, inputs):
             faults.append(fault)  # kept if a later one raises
-    except DoesNotRun as error:
+    except (DoesNotRun, RewriteError) as error:
         faults.append(str(error))
     message = "; ".join(faults) if faults else "passed"
     return TestOutcome(test.title, not faults, message, where)

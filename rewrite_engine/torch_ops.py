@@ -6,7 +6,7 @@ import functools
 import importlib
 import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -111,6 +111,31 @@ def schema_signature(overload: OpOverload) -> Signature:
     path = f"{schema.name.replace('::', '.')}.{schema.overload_name or 'default'}"
     text = str(schema)
     return parse_schema(path + text[text.index("(") :])
+
+
+def granted_signatures(
+    operators: Iterable[OpOverload | OpOverloadPacket],
+) -> dict[str, list[Signature]]:
+    """The signatures of operators by the paths that rule files give them, with and
+    without the overload.
+
+    Raises: TypeError, if something else is given.
+    """
+    found: dict[str, list[Signature]] = {}
+    for granted in operators:
+        for overload in _overloads(granted):
+            signature = schema_signature(overload)
+            found[signature.path] = [signature]
+            found.setdefault(signature.path.rpartition(".")[0], []).append(signature)
+    return found
+
+
+def _overloads(granted: OpOverload | OpOverloadPacket) -> list[OpOverload]:
+    if isinstance(granted, OpOverloadPacket):
+        return [getattr(granted, name) for name in granted.overloads()]
+    if not isinstance(granted, OpOverload):
+        raise TypeError(f"expected an operator, `torch.ops.acme.f`, got {granted!r}")
+    return [granted]
 
 
 def dtype_of(name: str) -> torch.dtype:

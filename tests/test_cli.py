@@ -420,6 +420,23 @@ def test_test_says_what_failed(rules, run):
     assert out.endswith("0 tests passed, 1 failed\n")
 
 
+def test_test_runs_the_blocks_of_the_file_alone_and_all_of_them(here, run):
+    (here / "a.rules").write_text(
+        """
+        use "cleanup.rules" (drop_alias)
+        rule grows { z = tanh(x) => z' = tanh(tanh(x)) }
+        test "no end" { given (x: f32[2]) { return tanh(x) } expect grows * 1 }
+        test "huge" { given (x: f32[9000000, 9000000]) { return x } expect grows * 0 }
+        test "fits" { given (x: f32[2]) { return neg(x) } expect grows * 0 }
+        """
+    )
+    status, out, _ = run("test", "a.rules")
+    assert status == 1
+    assert "1 test passed, 2 failed" in out
+    assert "FAILED  no end" in out and "the graph grew from" in out
+    assert "FAILED  huge" in out and "passed  fits" in out
+
+
 def test_test_of_a_file_without_tests_says_so(here, run):
     (here / "a.rules").write_text(CANONICAL)
     assert run("test", "a.rules") == (

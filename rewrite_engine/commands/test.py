@@ -28,11 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the tests of files; FINDINGS if one fails."""
     paths = [rule_path(name) for name in arguments.files]
     from rewrite_engine import engine
-    from rewrite_engine.rule_tests import run_tests
+    from rewrite_engine.rule_tests import own_tests, run_test
 
     outcomes: list[TestOutcome] = []
     for path in paths:
-        found = run_tests(engine.load(path))
+        rules = engine.load(path)
+        found = [run_test(test, rules) for test in own_tests(rules, path)]
         _print_outcomes(str(path), found)
         outcomes += found
     failed = sum(not outcome.passed for outcome in outcomes)

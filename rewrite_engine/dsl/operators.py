@@ -267,7 +267,8 @@ def _signatures(scope: Scope, name: nodes.Name) -> Iterator[Signature]:
 
 
 def _report_unknown(scope: Scope, name: nodes.Name) -> None:
-    hint = _method_hint(scope, name.id) or _similar_operators(scope, name.id)
+    near = _method_hint(scope, name.id) or _similar_operators(scope, name.id)
+    hint = near or _grant_hint(name.id)
     scope.report("E201", f"there is no operator `{name.id}`", name.span, hint=hint)
 
 
@@ -280,6 +281,17 @@ def _method_hint(scope: Scope, path: str) -> str | None:
         return None
     callee = method if scope.find(method) is not None else f".{method}"
     return f"a method is called with its value: `{callee}({value}, …)`"
+
+
+def _grant_hint(path: str) -> str | None:
+    """For `acme.f`, which may be an operator of another library."""
+    namespace, *names = path.split(".")
+    if namespace in {"", *NAMESPACES} or len(names) not in (1, 2):
+        return None
+    return (
+        "an operator of another library is granted by who loads the file: "
+        f"`load(…, operators=[torch.ops.{path}])`"
+    )
 
 
 def _similar_operators(scope: Scope, name: str) -> str | None:

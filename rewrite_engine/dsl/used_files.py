@@ -83,10 +83,12 @@ def _of_pack(use: nodes.Use, scope: Scope) -> Path | None:
 
 def _report_name(use: nodes.Use, scope: Scope) -> None:
     message = "a used file is named by a plain relative path that ends in `.rules`"
-    leads_out = ".." in use.path or use.path.startswith("/")
-    hint = (
-        "it leads out of the folder, which no path may"
-        if leads_out
-        else "names of letters, digits, `_`, `-` and `.`, with `/` between them"
-    )
-    scope.report("E210", message, use.span, hint=hint)
+    scope.report("E210", message, use.span, hint=_name_hint(use.path))
+
+
+def _name_hint(path: str) -> str:
+    if ".." in path or path.startswith("/"):
+        return "it leads out of the folder, which no path may"
+    if len(path) < _MAX_PATH and _USABLE.fullmatch(f"{path}.rules"):
+        return f'did you mean `use "{path}.rules"`?'
+    return "names of letters, digits, `_`, `-` and `.`, with `/` between them"

@@ -53,7 +53,8 @@ def _reached(rule: CompiledRule, env: Env) -> set[str]:
 
 _FOR_ABSENT: Final = "`not $k or …`, `not b or …`: holds for what is absent"
 _FOR_TYPES: Final = (
-    "`FakeTensorProp(gm).propagate(x)` of torch.fx.passes records types, as export"
+    "`FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(x)`"
+    " records types, as export"
 )
 
 

@@ -1,10 +1,10 @@
-"""What to say of an instance for which no inputs were found."""
+"""What to say of rules and instances that cannot be run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rewrite_engine.dsl.checked import Variable
+from rewrite_engine.dsl.checked import Rule, Variable
 from rewrite_engine.dsl.walk import terms_in
 from rewrite_engine.errors import Diagnostic, Note
 from rewrite_engine.lowering.instances import Instance
@@ -31,6 +31,12 @@ def missing_inputs(
     hint = "add a test that it matches, or guards such as `where x: f32[$N, $C]`"
     span = _span(subject, untyped)
     return Diagnostic("W601", message, span, rule.source, tuple(notes), hint)
+
+
+def no_instance(rule: Rule) -> Diagnostic:
+    """That a rule matches nothing at all."""
+    message = f"`{rule.name}` matches nothing: its guards exclude every instance of it"
+    return Diagnostic("W601", message, rule.name_span, rule.source)
 
 
 def _inputs(instance: Instance) -> list[str]:

@@ -23,7 +23,7 @@ from rewrite_engine.verification.cases import Case
 from rewrite_engine.verification.choices import Choice, Unsuitable
 from rewrite_engine.verification.examples import example_cases, with_examples
 from rewrite_engine.verification.guards import GuardFindings, guard_coverage
-from rewrite_engine.verification.missing import missing_inputs
+from rewrite_engine.verification.missing import missing_inputs, no_instance
 from rewrite_engine.verification.operands import is_ambiguous
 from rewrite_engine.verification.plans import first_choices, spread, variations
 from rewrite_engine.verification.programs import program_of
@@ -107,6 +107,8 @@ def _verify(
     )
     possible = {each for instance in usual for each in instance.taken}
     missing = [missing_inputs(subject, session.missing)] if session.missing else []
+    if not instances:
+        missing = [no_instance(rule)]
     return RuleVerification(
         rule.name,
         len(session.instances),

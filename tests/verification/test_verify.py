@@ -386,3 +386,10 @@ def test_messages_name_operators_by_their_paths() -> None:
     text = "rule r { z = torch.add(x, y) where x: [2], y: [5] => z' = add(y, x) }"
     (finding,) = verified(text).diagnostics
     assert "fires on torch.add" in finding.message
+
+
+def test_a_rule_that_matches_nothing_is_named() -> None:
+    rules = loads("rule never { z = relu(relu(x)) where 1 == 2 => z' = relu(x) }")
+    (found,) = engine.verify(rules, trials=4).rules
+    assert codes(found) == {"W601"} and found.instances == 0
+    assert "exclude every instance" in found.diagnostics[0].message
