@@ -116,16 +116,18 @@ def schema_signature(overload: OpOverload) -> Signature:
 def granted_signatures(
     operators: Iterable[OpOverload | OpOverloadPacket],
 ) -> dict[str, list[Signature]]:
-    """The signatures of operators by the paths that rule files give them, with and
-    without the overload.
+    """The signatures of operators by the paths that rule files give them.
+
+    A path without its overload means all that are granted but out variants, as it does
+    for torch's.
 
     Raises: TypeError, if something else is given.
     """
     found: dict[str, list[Signature]] = {}
-    for granted in operators:
-        for overload in _overloads(granted):
-            signature = schema_signature(overload)
-            found[signature.path] = [signature]
+    for overload in dict.fromkeys(o for each in operators for o in _overloads(each)):
+        signature = schema_signature(overload)
+        found[signature.path] = [signature]
+        if not any(argument.is_out for argument in overload._schema.arguments):
             found.setdefault(signature.path.rpartition(".")[0], []).append(signature)
     return found
 

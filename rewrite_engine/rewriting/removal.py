@@ -52,15 +52,13 @@ class Removal:
         copy, too.
         """
         self._remove(match.calls, _staying(match, built), match.calls)
-        for call in sorted(_erased(match) - self.transaction.detached.keys()):
-            reader = next(iter(call.users), None)
-            why = (
-                "takes another's place" if reader is None else f"is read by '{reader}'"
-            )
+        detached = self.transaction.detached
+        for call in sorted(c for c in _erased(match) if c not in detached):
+            readers = [f"is read by '{reader}'" for reader in call.users]
+            why = next(iter(readers), "takes another's place")
             raise Refused(f"'{call}' {why}, and stays")
         for call in built.copies.values():
-            kept = call not in self.transaction.detached
-            if kept and self.aliases.effect(call).effectful:
+            if call not in detached and self.aliases.effect(call).effectful:
                 raise Refused(f"the effect of '{call}' would happen twice")
 
     def remove_unread(self, node: fx.Node) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from rewrite_engine import engine, loads
 from rewrite_engine.errors import RuleError
+from rewrite_engine.torch_ops import granted_signatures
 
 README = Path(__file__).parents[2] / "grammar/README.md"
 BLOCKS = re.findall(r"```\n(.*?)```", README.read_text(), flags=re.S)
@@ -24,6 +25,7 @@ def acme() -> Iterator[None]:
     library = torch.library.Library("acme", "DEF")
     library.define("silu_and_mul(Tensor gate, Tensor up) -> Tensor")
     library.define("count_(Tensor(a!) n, Tensor x) -> Tensor(a!)")
+    library.define("silu_and_mul.out(Tensor gate, Tensor up, *, Tensor(a!) out) -> ()")
     every = "CompositeExplicitAutograd"
     library.impl("silu_and_mul", lambda gate, up: nn.functional.silu(gate) * up, every)
     library.impl("count_", lambda n, x: n.add_(x.sum()), every)
@@ -46,6 +48,16 @@ def test_a_kernel_is_built_and_matched() -> None:
     torch.testing.assert_close(program.module()(*x), Gated()(*x))
     assert engine.apply(program, split).report.matches == 1
     assert not program.graph.find_nodes(op="call_function", target=kernel.default)
+
+
+def test_a_path_means_each_overload_once_and_no_out_variant() -> None:
+    kernel = torch.ops.acme.silu_and_mul
+    found = granted_signatures([kernel, kernel.default])
+    (meant,) = found["acme.silu_and_mul"]
+    assert meant.path == "acme.silu_and_mul.default"
+    assert [*found] == [
+        *("acme.silu_and_mul.default", "acme.silu_and_mul", "acme.silu_and_mul.out")
+    ]
 
 
 def test_it_is_verified_like_any_other() -> None:

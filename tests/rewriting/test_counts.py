@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,11 +17,14 @@ from benches.workloads import WORKLOADS
 from rewrite_engine import edit, engine, load, loads
 from rewrite_engine.lowering.guards import Condition
 from rewrite_engine.matching.machine import Machine
+from rewrite_engine.matching.match import Match
 from rewrite_engine.matching.net import Net
 from rewrite_engine.matching.readings import Reading
 from rewrite_engine.rewriting import values
 from rewrite_engine.rewriting.aliases import AliasIndex
+from rewrite_engine.rewriting.build import Built
 from rewrite_engine.rewriting.effects import is_inert
+from rewrite_engine.rewriting.removal import Removal
 from rewrite_engine.rewriting.transaction import Transaction
 from rewrite_engine.ruleset import RuleSet
 
@@ -159,3 +162,48 @@ def negations(calls: int) -> fx.GraphModule:
         value.meta["val"] = known
     graph.output(value)
     return fx.GraphModule(torch.nn.Module(), graph)
+
+
+class Asked(dict[fx.Node, None]):
+    """Nodes that are looked up one by one, and not listed, while `is_closed`."""
+
+    is_closed = False
+
+    def keys(self) -> Any:
+        assert not self.is_closed
+        return super().keys()
+
+    def __iter__(self) -> Iterator[fx.Node]:
+        assert not self.is_closed
+        return super().__iter__()
+
+
+def test_no_match_lists_what_others_have_taken_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin, remove, lists = Transaction.__init__, Removal.remove, []
+
+    def beginning(transaction: Transaction, graph: fx.Graph) -> None:
+        begin(transaction, graph)
+        transaction.detached = Asked()
+        lists.append(transaction.detached)
+
+    def removing(removal: Removal, match: Match, built: Built) -> None:
+        (detached,) = lists
+        detached.is_closed = True
+        remove(removal, match, built)
+        detached.is_closed = False
+
+    monkeypatch.setattr(Transaction, "__init__", beginning)
+    monkeypatch.setattr(Removal, "remove", removing)
+    rules = loads("rule r once { z = relu(mul(x, 2)) => z' = tanh(x) }")
+    graph = fx.Graph()
+    y = graph.placeholder("x")
+    for _ in range(3):
+        y = graph.call_function(torch.ops.aten.mul.Tensor, (y, 2))
+        y = graph.call_function(torch.ops.aten.relu.default, (y,))
+    graph.output(y)
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    # A match that the caller judges is removed by the general way.
+    assert engine.apply(gm, rules, guard=lambda match: None).report.matches == 3
+    assert len(lists[0]) == 6
